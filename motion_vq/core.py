@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MotionVQError', 'DataError', 'ConfigError', 'CheckpointError', 'one_of', 'replacing', 'write_json', 'read_json',
-           'sha256_file', 'sha256_json']
+           'sha256_file', 'sha256_json', 'check_parameters']
 
 # %% ../nbs/00_core.ipynb #7d7a776a
 import hashlib
@@ -90,3 +90,16 @@ def sha256_json(
 )->str:     # 64 hexadecimal digits
     "SHA-256 of a value's JSON with sorted keys: equal values, equal digests."
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_SERIALIZE_NUMPY)).hexdigest()
+
+# %% ../nbs/00_core.ipynb #337d4ac3
+def check_parameters(
+    namespace:dict,  # `globals()` of a notebook, before anything else is defined
+    **types,         # name -> type of each parameter: str, int, float or bool
+):
+    "Raise a `ConfigError` for a variable that is no parameter, or a parameter of the wrong type."
+    plain = (str, int, float, bool, list, dict, type(None))
+    for name, value in namespace.items():
+        if name.startswith("_") or name in ("In", "Out") or not isinstance(value, plain): continue
+        kind = types[one_of(name, types, "parameter")]
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ConfigError(f"parameter {name} is {value!r}: it must be of type {kind.__name__}")

@@ -1,0 +1,191 @@
+"""Codebooks, networks, VQ-GAN and dVAE, against hand numbers and independent oracles."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from motion_vq.core import ConfigError
+from motion_vq.dvae import DVAE
+from motion_vq.networks import PRESETS, ModelConfig, PatchDiscriminator, SelfAttention, configure, fold, preset, unfold
+from motion_vq.quantize import EMAVectorQuantizer, GumbelQuantizer, VectorQuantizer, nearest, perplexity
+from motion_vq.vqgan import VQGAN, Adversary, reconstruction_loss
+
+CHANNELS = {"2d": (17, 1), "exo": (3, 3), "3d": (3, 3)}
+
+
+def count(module): return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize("kind,compression,K,parameters", [
+    ("2d", 8, 1024, 50_266_305), ("3d", 8, 1024, 50_245_571), ("exo", 8, 1024, 50_245_571), ("3d", 16, 1024, 50_271_363),
+    ("3d", 8, 512, 50_245_571 - 512 * 256)])
+def test_the_paper_preset_has_the_published_parameter_counts(kind, compression, K, parameters):
+    with torch.device("meta"): assert count(VQGAN(preset("paper", kind, compression, K))) == parameters
+
+
+def test_the_discriminator_has_the_published_parameter_counts():
+    with torch.device("meta"):
+        for channels, parameters in ((1, 11_048_769), (3, 11_056_961)):
+            assert count(PatchDiscriminator(channels, (64, 128, 256, 512))) == parameters
+
+
+@pytest.mark.parametrize("build", [VQGAN, DVAE])
+@pytest.mark.parametrize("compression", [8, 16, 32])
+@pytest.mark.parametrize("kind", ["2d", "exo", "3d"])
+def test_every_compression_restores_the_size_of_its_input(build, kind, compression):
+    torch.manual_seed(0)
+    model = build(preset("smoke", kind, compression)).eval()
+    x = torch.rand(2, CHANNELS[kind][0], 32, 32, 64)
+    with torch.no_grad():
+        tokens = model.encode(x)
+        out = model(x)
+        assert tokens.shape == (2, 32 // compression, 32 // compression, 64 // compression) and tokens.dtype == torch.int64
+        assert out.reconstruction.shape == (2, CHANNELS[kind][1], 32, 32, 64)
+        assert torch.equal(out.indices, tokens)
+        torch.testing.assert_close(model.decode(tokens), out.reconstruction)
+
+
+def test_a_clip_is_coded_alike_alone_and_in_a_batch():
+    torch.manual_seed(0)
+    model = VQGAN(preset("smoke", "3d")).eval()
+    x = torch.rand(3, 3, 16, 32, 32)
+    with torch.no_grad():
+        together, alone = model(x).reconstruction, torch.cat([model(c[None]).reconstruction for c in x])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_wrong_settings_and_shapes_say_what_is_right():
+    with pytest.raises(ConfigError, match="codebook_size"): preset("cpu", "2d", codebok_size=3)
+    with pytest.raises(ConfigError, match="'smoke', 'cpu'|'paper'"): preset("huge")
+    with pytest.raises(ConfigError, match="'3d'"): preset("cpu", "4d")
+    with pytest.raises(ConfigError, match="power of two"): preset("cpu", "2d", 12)
+    with pytest.raises(ConfigError, match="at least 2"): preset("cpu", "2d", 8, 1)
+    model = VQGAN(preset("smoke", "2d"))
+    with pytest.raises(ConfigError, match="frames is 20.*16 or 24"): model(torch.rand(1, 17, 20, 32, 32))
+    with pytest.raises(ConfigError, match="height is 30.*24 or 32"): model(torch.rand(1, 17, 16, 30, 32))
+    with pytest.raises(ConfigError, match="17"): model.encode(torch.rand(1, 1, 16, 32, 32))
+    with pytest.raises(ConfigError, match="vocabulary"): model.decode(torch.full((1, 2, 4, 4), 64))
+
+
+@given(st.integers(0, 2**31), st.integers(1, 3), st.sampled_from([1, 2, 4]))
+@settings(deadline=None, max_examples=30)
+def test_folding_is_undone(seed, channels, s):
+    x = torch.rand(2, channels, 2 * s, s, 3 * s, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(unfold(fold(x, s), s), x)
+
+
+def test_attention_matches_a_float64_loop():
+    torch.manual_seed(0)
+    attention, x = SelfAttention(8).double(), torch.randn(1, 8, 2, 2, 3, dtype=torch.float64)
+    with torch.no_grad():
+        h = attention.norm(x)
+        q, k, v = (c(h).flatten(2)[0].T.numpy() for c in (attention.q, attention.k, attention.v))
+        mixed = np.zeros_like(q)
+        for i in range(len(q)):
+            w = np.exp([q[i] @ k[j] / np.sqrt(8) for j in range(len(k))])
+            mixed[i] = sum(w[j] / w.sum() * v[j] for j in range(len(k)))
+        wanted = x + attention.proj(torch.from_numpy(mixed.T.reshape(1, 8, 2, 2, 3)))
+        torch.testing.assert_close(attention(x), wanted)
+
+
+@given(st.integers(0, 2**31), st.integers(2, 9), st.integers(1, 5))
+@settings(deadline=None, max_examples=30)
+def test_nearest_is_the_nearest(seed, K, D):
+    rng = np.random.default_rng(seed)
+    z, codebook = rng.normal(size=(20, D)), rng.normal(size=(K, D))
+    naive = np.linalg.norm(z[:, None] - codebook[None], axis=-1).argmin(1)
+    assert nearest(torch.from_numpy(z), torch.from_numpy(codebook)).tolist() == naive.tolist()
+
+
+def test_moving_averages_match_a_float64_loop():
+    torch.manual_seed(0)
+    q = EMAVectorQuantizer(4, 3, decay=0.9, dead_below=0.0)
+    q.codebook.copy_(torch.randn(4, 3)); q.total.copy_(q.codebook); q.started.fill_(True)
+    code, count, total = q.codebook.double().numpy(), np.ones(4), q.codebook.double().numpy()
+    for _ in range(20):
+        z = torch.randn(2, 3, 2, 2, 2)
+        q(z)
+        vectors = z.movedim(1, -1).reshape(-1, 3).double().numpy()
+        chosen = ((vectors[:, None] - code[None])**2).sum(-1).argmin(1)
+        for k in range(4):
+            count[k] = 0.9 * count[k] + 0.1 * (chosen == k).sum()
+            total[k] = 0.9 * total[k] + 0.1 * vectors[chosen == k].sum(0)
+        code = total / count[:, None]
+    np.testing.assert_allclose(q.codebook.numpy(), code, rtol=1e-4, atol=1e-5)
+
+
+def test_a_dead_code_is_placed_on_a_vector_of_the_batch():
+    torch.manual_seed(0)
+    q = EMAVectorQuantizer(3, 2, decay=0.5, dead_below=0.4)
+    q.codebook.copy_(torch.tensor([[0., 0.], [1., 1.], [99., 99.]])); q.total.copy_(q.codebook); q.started.fill_(True)
+    z = torch.rand(1, 2, 2, 2, 2)
+    q(z), q(z)  # its count falls to 1/2, then to 1/4
+    vectors = z.movedim(1, -1).reshape(-1, 2)
+    assert (vectors == q.codebook[2]).all(1).any()
+    assert q(z).perplexity > 1
+
+
+def test_the_codebook_starts_on_the_data_once_and_is_left_alone_at_test():
+    torch.manual_seed(0)
+    q, z = EMAVectorQuantizer(8, 2), 5 + torch.rand(4, 2, 2, 4, 4)
+    before = q.codebook.clone()
+    q.eval()(z)
+    assert torch.equal(q.codebook, before) and not q.started
+    q.train()(z)
+    assert q.started and (q.codebook > 4.5).all()
+    copy = EMAVectorQuantizer(8, 2)
+    copy.load_state_dict(q.state_dict())
+    assert copy.started and torch.equal(copy.codebook, q.codebook)
+
+
+def test_quantisers_work_in_float32_under_autocast():
+    for q, channels in ((VectorQuantizer(8, 4), 4), (EMAVectorQuantizer(8, 4), 4), (GumbelQuantizer(8, 4), 8)):
+        with torch.autocast("cpu", torch.bfloat16): out = q(torch.randn(1, channels, 2, 2, 2).bfloat16())
+        assert out.quantized.dtype == out.loss.dtype == torch.float32
+
+
+@given(st.lists(st.integers(0, 15), min_size=1, max_size=50))
+def test_perplexity_lies_between_one_and_the_codes_used(codes):
+    value = perplexity(torch.tensor(codes), 16).item()
+    assert 1 - 1e-5 <= value <= len(set(codes)) + 1e-4
+
+
+def test_reconstruction_loss_matches_a_loop():
+    rng = np.random.default_rng(0)
+    target, pred = rng.random((1, 1, 3, 4, 4)), rng.random((1, 1, 3, 4, 4))
+    target[target < 0.5] = 0
+    def naive(t, p):
+        weight = np.where(np.abs(t) > 0.1, 5.0, 1.0)
+        return (weight * np.abs(p - t)).sum() / weight.sum()
+    wanted = naive(target, pred) + 2 * naive(np.diff(target, axis=2), np.diff(pred, axis=2))
+    got = reconstruction_loss(torch.from_numpy(target), torch.from_numpy(pred), foreground=4.0, temporal=2.0)
+    assert got.item() == pytest.approx(wanted)
+
+
+def test_the_game_leaves_the_other_side_alone():
+    torch.manual_seed(0)
+    model, adversary = VQGAN(preset("smoke", "3d")), Adversary(preset("smoke", "3d"))
+    x = torch.rand(1, 3, 16, 32, 32)
+    pred = model(x).reconstruction
+    adversary.discriminator_loss(x, pred).backward()
+    assert all(p.grad is None for p in model.parameters()) and all(p.grad is not None for p in adversary.parameters())
+    adversary.zero_grad()
+    adversary.generator_loss(reconstruction_loss(x, pred), pred, model.last_layer).backward()
+    assert all(p.grad is None for p in adversary.parameters()) and model.last_layer.grad.abs().sum() > 0
+
+
+def test_the_temperature_falls_and_stays_low():
+    model = DVAE(preset("smoke"))
+    taus = []
+    for p in np.linspace(0, 1, 21): model.anneal(p); taus.append(model.quantizer.temperature.item())
+    assert taus[0] == 1 and taus == sorted(taus, reverse=True) and taus[15:] == [0.0625] * 6
+    copy = DVAE(preset("smoke")); copy.load_state_dict(model.state_dict())
+    assert copy.quantizer.temperature == 0.0625
+
+
+def test_configurations_are_frozen_and_lists_become_tuples():
+    config = configure(ModelConfig(), widths=[8, 16, 32])
+    assert config.widths == (8, 16, 32) and hash(config)
+    with pytest.raises(AttributeError): config.kind = "3d"
+    assert PRESETS["paper"].codebook_size == ModelConfig().codebook_size
