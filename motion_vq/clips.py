@@ -60,7 +60,7 @@ def frozen_windows(
     track,        # a `panoptic.Track`
     ok,           # (V, S) bool, usable starts of each view
     kind:str,     # "2d", "exo" or "3d"
-    frames:int,   # length of a window
+    step:int,     # frames from one window to the next
 )->list:          # of `Window`, in order, without overlap
     "The windows of a track that are to be judged: each usable stretch once."
     windows, s = [], 0
@@ -71,7 +71,7 @@ def frozen_windows(
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         chosen = rng.permutation(cameras)[:VIEWS[kind]] if kind != "3d" else ()
         windows.append(Window(track.sequence, track.person, track.start + s, tuple(int(c) for c in chosen)))
-        s += frames
+        s += step
     return windows
 
 # %% ../nbs/05_clips.ipynb #c9b2723c
@@ -82,20 +82,23 @@ class Clips:
         kind:str="2d",      # "2d", "exo" or "3d"
         frames:int=16,      # length of a clip
         size:int=32,        # side of a heatmap, in pixels
+        stride:int=1,       # frames of the recording from one frame of the clip to the next
         split:str="train",  # for messages
     ):
-        self.kind, self.frames, self.size, self.split = one_of(kind, KINDS, "kind"), frames, size, split
+        self.kind, self.frames, self.size = one_of(kind, KINDS, "kind"), frames, size
+        self.stride, self.split = stride, split
+        self.span = (frames - 1) * stride + 1  # frames of the recording that a clip covers
         self.cameras = {s.name: s.cameras for s in sequences}
         self.tracks, self.windows, starts = [], [], []
         longest = 0
         for track in (t for s in sequences for t in s.tracks):
             longest = max(longest, len(track.joints))
-            if len(track.joints) < frames: continue
-            ok = usable_starts(seen(track, self.cameras[track.sequence], kind), frames)
-            self.windows += frozen_windows(track, ok, kind, frames)
+            if len(track.joints) < self.span: continue
+            ok = usable_starts(seen(track, self.cameras[track.sequence], kind), self.span)
+            self.windows += frozen_windows(track, ok, kind, frames * stride)
             starts += [(len(self.tracks), s) for s in np.flatnonzero(ok.sum(0) >= VIEWS[kind])]
             self.tracks.append((track, ok))
-        if not starts: raise DataError(_no_windows(split, kind, frames, longest, len(sequences)))
+        if not starts: raise DataError(_no_windows(split, kind, self.span, longest, len(sequences)))
         self.starts = np.array(starts)
         self._find = {}
         for track, _ in self.tracks: self._find.setdefault((track.sequence, track.person), []).append(track)
@@ -108,9 +111,9 @@ class Clips:
         "A frozen window's joints, fitted to the image."
         w = self.windows[i]
         for track in self._find[w.sequence, w.person]:
-            if 0 <= w.start - track.start <= len(track.joints) - self.frames:
+            if 0 <= w.start - track.start <= len(track.joints) - self.span:
                 return fit(self._views(track, w.start - track.start, w.cameras), self.size).astype(np.float32)
-        raise DataError(f"{w.sequence}: person {w.person} has no {self.frames} frames from frame {w.start} on")
+        raise DataError(f"{w.sequence}: person {w.person} has no {self.span} frames from frame {w.start} on")
 
     def draw(self,
         rng,           # a NumPy generator
@@ -131,16 +134,16 @@ class Clips:
         return fit(joints, self.size).astype(np.float32)
 
     def _views(self, track, start, cameras):
-        joints = track.joints[start:start + self.frames]
+        joints = track.joints[start:start + self.span:self.stride]
         if self.kind == "3d": return joints[None]
         return np.stack([self.cameras[track.sequence][int(c)].project(joints)[0] for c in cameras])
 
 
-def _no_windows(split, kind, frames, longest, sequences):
-    if longest < frames:
-        return (f"split {split!r}: no track has {frames} frames, the longest of {sequences} sequences has {longest}: "
-                f"take clips of at most {longest} frames")
-    return f"split {split!r}: no window of {frames} frames is seen by enough cameras for kind {kind!r}"
+def _no_windows(split, kind, span, longest, sequences):
+    if longest < span:
+        return (f"split {split!r}: no track has {span} frames, the longest of {sequences} sequences has {longest}: "
+                f"take clips that span at most {longest} frames")
+    return f"split {split!r}: no window of {span} frames is seen by enough cameras for kind {kind!r}"
 
 # %% ../nbs/05_clips.ipynb #a064d698
 def data_sha256(
@@ -164,11 +167,12 @@ def load_clips(
     kind:str="2d",   # "2d", "exo" or "3d"
     frames:int=16,   # length of a clip
     size:int=32,     # side of a heatmap, in pixels
+    stride:int=1,    # frames of the recording from one frame of the clip to the next
 )->tuple:            # train `Clips`, validation `Clips`, manifest (dict)
     "Read a dataset and freeze its windows."
     splits = {name: panoptic.read_split(root, name) for name in ("train", "validation")}
-    clips = {name: Clips(s, kind, frames, size, name) for name, s in splits.items()}
-    manifest = dict(kind=kind, frames=frames, size=size,
+    clips = {name: Clips(s, kind, frames, size, stride, name) for name, s in splits.items()}
+    manifest = dict(kind=kind, frames=frames, size=size, stride=stride,
                     data_sha256=sha256_json({name: data_sha256(s) for name, s in splits.items()}),
                     windows={name: [[w.sequence, w.person, w.start, list(w.cameras)] for w in c.windows]
                              for name, c in clips.items()})
@@ -182,7 +186,7 @@ def check_manifest(
 ):
     "Raise a `DataError` if the windows at hand are not those of an earlier manifest."
     old = read_json(path)
-    for key in ("kind", "frames", "size", "data_sha256", "sha256"):
+    for key in ("kind", "frames", "size", "stride", "data_sha256", "sha256"):
         if old.get(key) != manifest[key]:
             raise DataError(f"{path}: made for {key} {old.get(key)!r}, but here it is {manifest[key]!r}: "
                             "use another output folder, or the data and settings of the first run")

@@ -172,7 +172,8 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         c, widths = config, config.widths
-        layers = [nn.Conv3d(CHANNELS[c.kind][0] * c.stem**3, widths[0], 3, padding=1)]
+        side = 3 if c.stem == 1 else 1  # folded, a pixel's neighbours are channels already
+        layers = [nn.Conv3d(CHANNELS[c.kind][0] * c.stem**3, widths[0], side, padding=side // 2)]
         for i, width in enumerate(widths):
             layers += stage(widths[max(i - 1, 0)], width, c.blocks[0], i in c.attention)
             if i < c.halvings: layers.append(nn.Conv3d(width, width, 3, stride=2, padding=1))
@@ -246,7 +247,7 @@ class PatchDiscriminator(nn.Module):
 # %% ../nbs/07_networks.ipynb #1c98a0d3
 PRESETS = {
     "paper": ModelConfig(quantizer="vq"),
-    "cpu": ModelConfig(stem=2, widths=(64, 128, 192, 192), blocks=(1, 1), attention=(), decoder_attention=(), code_dim=64,
+    "cpu": ModelConfig(stem=4, widths=(128, 128), blocks=(1, 1), attention=(), decoder_attention=(), code_dim=64,
                        disc_widths=(32, 64, 128)),
     "smoke": ModelConfig(stem=2, widths=(16, 32, 32, 32), blocks=(1, 1), attention=(), decoder_attention=(), code_dim=16, codebook_size=64,
                          disc_widths=(8, 16, 16)),
@@ -264,7 +265,10 @@ def preset(
     config = PRESETS[one_of(scale, PRESETS, "scale")]
     if codebook_size is not None: changes["codebook_size"] = codebook_size
     if scale == "paper": changes.setdefault("attention", _attention_at_16(compression))
-    return configure(config, kind=kind, compression=compression, **changes)
+    config = configure(config, **changes)
+    missing = int(math.log2(max(compression, 1) / config.stem)) - len(config.widths)
+    if missing > 0: config = configure(config, widths=config.widths + config.widths[-1:] * missing)
+    return configure(config, kind=kind, compression=compression)
 
 
 def _attention_at_16(compression):

@@ -80,7 +80,7 @@ class VectorQuantizer(nn.Module):
             indices = nearest(to_vectors(z), self.codebook.detach()).view(z.shape[0], *z.shape[2:])
             codes = self.lookup(indices)
             loss = F.mse_loss(codes, z.detach()) + self.beta * F.mse_loss(z, codes.detach())
-            return Quantized(z + (codes - z).detach(), indices, loss, perplexity(indices, self.codebook_size),
+            return Quantized(codes.detach() + (z - z.detach()), indices, loss, perplexity(indices, self.codebook_size),
                              F.mse_loss(z, codes).detach())
 
     def lookup(self,
@@ -145,7 +145,7 @@ class EMAVectorQuantizer(nn.Module):
             error = F.mse_loss(z, codes)
             if self.training: self._update(vectors, indices)
             grid = indices.view(z.shape[0], *z.shape[2:])
-            return Quantized(z + (codes - z).detach(), grid, self.beta * error,
+            return Quantized(codes.detach() + (z - z.detach()), grid, self.beta * error,
                              perplexity(grid, self.codebook_size), error.detach())
 
     lookup = VectorQuantizer.lookup

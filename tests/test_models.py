@@ -43,7 +43,7 @@ def test_every_compression_restores_the_size_of_its_input(build, kind, compressi
         assert tokens.shape == (2, 32 // compression, 32 // compression, 64 // compression) and tokens.dtype == torch.int64
         assert out.reconstruction.shape == (2, CHANNELS[kind][1], 32, 32, 64)
         assert torch.equal(out.indices, tokens)
-        torch.testing.assert_close(model.decode(tokens), out.reconstruction)
+        assert torch.equal(model.decode(tokens), out.reconstruction), "the token says it all"
 
 
 def test_a_clip_is_coded_alike_alone_and_in_a_batch():
@@ -158,7 +158,7 @@ def test_reconstruction_loss_matches_a_loop():
     def naive(t, p):
         weight = np.where(np.abs(t) > 0.1, 5.0, 1.0)
         return (weight * np.abs(p - t)).sum() / weight.sum()
-    wanted = naive(target, pred) + 2 * naive(np.diff(target, axis=2), np.diff(pred, axis=2))
+    wanted = naive(target, pred) + 2 * np.abs(np.diff(pred - target, axis=2)).mean()
     got = reconstruction_loss(torch.from_numpy(target), torch.from_numpy(pred), foreground=4.0, temporal=2.0)
     assert got.item() == pytest.approx(wanted)
 
