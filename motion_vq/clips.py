@@ -173,6 +173,7 @@ def load_clips(
     splits = {name: panoptic.read_split(root, name) for name in ("train", "validation")}
     clips = {name: Clips(s, kind, frames, size, stride, name) for name, s in splits.items()}
     manifest = dict(kind=kind, frames=frames, size=size, stride=stride,
+                    empty_frames={name: sum(x.empty for x in s) for name, s in splits.items()},
                     data_sha256=sha256_json({name: data_sha256(s) for name, s in splits.items()}),
                     windows={name: [[w.sequence, w.person, w.start, list(w.cameras)] for w in c.windows]
                              for name, c in clips.items()})

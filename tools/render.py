@@ -13,17 +13,19 @@ from nbconvert.preprocessors import Preprocessor
 ROOT = Path(__file__).parents[1]
 NBS = ROOT / "nbs"
 HIDDEN = re.compile(r"^#\|\s*(hide|default_exp|include:\s*false)\b", re.M)
+SILENT = re.compile(r"^#\|\s*echo:\s*false\b", re.M)
 DIRECTIVE = re.compile(r"^#\|.*\n?", re.M)
 
 
 class Tidy(Preprocessor):
-    "Drop the cells that are hidden, and nbdev's directives from the others."
+    "Drop the cells that are hidden, the code of those that show only their output, and nbdev's directives."
 
     def preprocess(self, nb, resources):
         nb.metadata.setdefault("language_info", {"name": "python"})  # the language of the code, which nbdev_clean drops
         code = lambda cell: cell.cell_type == "code"
         nb.cells = [cell for cell in nb.cells if not (code(cell) and HIDDEN.search(cell.source))]
         for cell in filter(code, nb.cells):
+            if SILENT.search(cell.source): cell.metadata["transient"] = {"remove_source": True}
             cell.source = DIRECTIVE.sub("", cell.source).strip()
             cell.execution_count = None
         nb.cells = [cell for cell in nb.cells if cell.source.strip() or cell.get("outputs")]
