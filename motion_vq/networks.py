@@ -247,7 +247,7 @@ class PatchDiscriminator(nn.Module):
 # %% ../nbs/07_networks.ipynb #1c98a0d3
 PRESETS = {
     "paper": ModelConfig(quantizer="vq"),
-    "cpu": ModelConfig(stem=4, widths=(128, 128), blocks=(1, 1), attention=(), decoder_attention=(), code_dim=64,
+    "cpu": ModelConfig(stem=4, widths=(64, 128, 128), blocks=(1, 1), attention=(), decoder_attention=(), code_dim=64,
                        disc_widths=(32, 64, 128)),
     "smoke": ModelConfig(stem=2, widths=(16, 32, 32, 32), blocks=(1, 1), attention=(), decoder_attention=(), code_dim=16, codebook_size=64,
                          disc_widths=(8, 16, 16)),

@@ -32,8 +32,8 @@ from .vqgan import VQGAN, Adversary, reconstruction_loss
 @dataclass(frozen=True)
 class TrainConfig:
     "How a tokenizer is trained."
-    steps:int = 1400          # optimiser steps; the schedules end here
-    batch:int = 16            # clips a step
+    steps:int = 3600          # optimiser steps; the schedules end here
+    batch:int = 4             # clips a step; on two cores, more steps teach more than larger batches
     frames:int = 16           # frames of a clip
     size:int = 32             # side of a heatmap, in pixels
     stride:int = 4            # frames of the recording from one frame of the clip to the next: the paper's 64, at a quarter
@@ -52,7 +52,7 @@ class TrainConfig:
     precision:str = "auto"    # "float32", "bfloat16", or "auto": bfloat16 where the device multiplies it fast
     seed:int = 0              # of everything
     log_every:int = 10        # steps between lines in the log
-    eval_every:int = 200      # steps between evaluations (and saves)
+    eval_every:int = 300      # steps between evaluations (and saves)
     eval_clips:int = 64       # validation clips in an evaluation during training
 
 
