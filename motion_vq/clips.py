@@ -70,7 +70,7 @@ def frozen_windows(
     track,        # a `panoptic.Track`
     ok,           # (V, S) bool, usable starts of each view
     kind:str,     # "2d", "exo" or "3d"
-    step:int,     # frames from one window to the next
+    frames:int,   # length of a window
 )->list:          # of `Window`, in order, without overlap
     "The windows of a track that are to be judged: each usable stretch once."
     windows, s = [], 0
@@ -79,7 +79,7 @@ def frozen_windows(
         name = f"{track.sequence}/{track.person}/{track.start + s}"
         rng = np.random.default_rng(zlib.crc32(name.encode()))
         windows.append(Window(track.sequence, track.person, track.start + s, draw_cameras(kind, ok[:, s], rng)))
-        s += step
+        s += frames
     return windows
 
 # %% ../nbs/05_clips.ipynb #c9b2723c
@@ -90,23 +90,20 @@ class Clips:
         kind:str="2d",      # "2d", "exo" or "3d"
         frames:int=16,      # length of a clip
         size:int=32,        # side of a heatmap, in pixels
-        stride:int=1,       # frames of the recording from one frame of the clip to the next
         split:str="train",  # for messages
     ):
-        self.kind, self.frames, self.size = one_of(kind, KINDS, "kind"), frames, size
-        self.stride, self.split = stride, split
-        self.span = (frames - 1) * stride + 1  # frames of the recording that a clip covers
+        self.kind, self.frames, self.size, self.split = one_of(kind, KINDS, "kind"), frames, size, split
         self.cameras = {s.name: s.cameras for s in sequences}
         self.tracks, self.windows, starts = [], [], []
         longest = 0
         for track in (t for s in sequences for t in s.tracks):
             longest = max(longest, len(track.joints))
-            if len(track.joints) < self.span: continue
-            ok = usable_starts(seen(track, self.cameras[track.sequence], kind), self.span)
-            self.windows += frozen_windows(track, ok, kind, frames * stride)
+            if len(track.joints) < frames: continue
+            ok = usable_starts(seen(track, self.cameras[track.sequence], kind), frames)
+            self.windows += frozen_windows(track, ok, kind, frames)
             starts += [(len(self.tracks), s) for s in np.flatnonzero(ok.sum(0) >= VIEWS[kind])]
             self.tracks.append((track, ok))
-        if not starts: raise DataError(_no_windows(split, kind, self.span, longest, len(sequences)))
+        if not starts: raise DataError(_no_windows(split, kind, frames, longest, len(sequences)))
         self.starts = np.array(starts)
         self._find = {}
         for track, _ in self.tracks: self._find.setdefault((track.sequence, track.person), []).append(track)
@@ -119,9 +116,9 @@ class Clips:
         "A frozen window's joints, fitted to the image."
         w = self.windows[i]
         for track in self._find[w.sequence, w.person]:
-            if 0 <= w.start - track.start <= len(track.joints) - self.span:
+            if 0 <= w.start - track.start <= len(track.joints) - self.frames:
                 return fit(self._views(track, w.start - track.start, w.cameras), self.size).astype(np.float32)
-        raise DataError(f"{w.sequence}: person {w.person} has no {self.span} frames from frame {w.start} on")
+        raise DataError(f"{w.sequence}: person {w.person} has no {self.frames} frames from frame {w.start} on")
 
     def draw(self,
         rng,           # a NumPy generator
@@ -139,16 +136,16 @@ class Clips:
         return fit(joints, self.size).astype(np.float32)
 
     def _views(self, track, start, cameras):
-        joints = track.joints[start:start + self.span:self.stride]
+        joints = track.joints[start:start + self.frames]
         if self.kind == "3d": return joints[None]
         return np.stack([self.cameras[track.sequence][c].project(joints)[0] for c in cameras])
 
 
-def _no_windows(split, kind, span, longest, sequences):
-    if longest < span:
-        return (f"split {split!r}: no track has {span} frames, the longest of {sequences} sequences has {longest}: "
-                f"take clips that span at most {longest} frames")
-    return f"split {split!r}: no window of {span} frames is seen by enough cameras for kind {kind!r}"
+def _no_windows(split, kind, frames, longest, sequences):
+    if longest < frames:
+        return (f"split {split!r}: no track has {frames} frames, the longest of {sequences} sequences has {longest}: "
+                f"take clips of at most {longest} frames")
+    return f"split {split!r}: no window of {frames} frames is seen by enough cameras for kind {kind!r}"
 
 # %% ../nbs/05_clips.ipynb #a064d698
 def data_sha256(
@@ -172,12 +169,11 @@ def load_clips(
     kind:str="2d",   # "2d", "exo" or "3d"
     frames:int=16,   # length of a clip
     size:int=32,     # side of a heatmap, in pixels
-    stride:int=1,    # frames of the recording from one frame of the clip to the next
 )->tuple:            # train `Clips`, validation `Clips`, manifest (dict)
     "Read a dataset and freeze its windows."
     splits = {name: panoptic.read_split(root, name) for name in ("train", "validation")}
-    clips = {name: Clips(s, kind, frames, size, stride, name) for name, s in splits.items()}
-    manifest = dict(kind=kind, frames=frames, size=size, stride=stride,
+    clips = {name: Clips(s, kind, frames, size, name) for name, s in splits.items()}
+    manifest = dict(kind=kind, frames=frames, size=size,
                     empty_frames={name: sum(x.empty for x in s) for name, s in splits.items()},
                     data_sha256=sha256_json({name: data_sha256(s) for name, s in splits.items()}),
                     windows={name: [[w.sequence, w.person, w.start, list(w.cameras)] for w in c.windows]
@@ -192,7 +188,7 @@ def check_manifest(
 ):
     "Raise a `DataError` if the windows at hand are not those of an earlier manifest."
     old = read_json(path)
-    for key in ("kind", "frames", "size", "stride", "data_sha256", "sha256"):
+    for key in ("kind", "frames", "size", "data_sha256", "sha256"):
         if old.get(key) != manifest[key]:
             raise DataError(f"{path}: made for {key} {old.get(key)!r}, but here it is {manifest[key]!r}: "
                             "use another output folder, or the data and settings of the first run")

@@ -221,7 +221,8 @@ class Scores:
     "All metrics of both protocols over a data set, batch by batch."
     def __init__(self, codebook_size:int|None=None):  # K, needed where `update` is given indices
         self.codebook_size, self.shape, self.n_clips = codebook_size, None, 0
-        self._names, self._clips, self._frames, self._codes, self._q = [], [], {}, None, np.zeros(2)
+        self.counts = None  # (codebook_size,) int64: how often each code occurred
+        self._names, self._clips, self._frames, self._q = [], [], {}, np.zeros(2)
 
     def update(
         self,
@@ -240,8 +241,8 @@ class Scores:
         series = {k: v.cpu().double().numpy() for k, v in frame_series(target, pred).items()}
         self.shape, self.n_clips, self._names = shape, self.n_clips + n, self._names + names
         self._clips.append(dict(frames=np.full(n, float(shape[1])), **{k: v.sum(1) for k, v in series.items()}))
-        for k in ("ssim", "mse", "l1"): self._frames[k] = self._frames.get(k, 0) + series[k].sum(0)
-        if counts is not None: self._codes = counts + (0 if self._codes is None else self._codes)
+        for k, v in series.items(): self._frames[k] = self._frames.get(k, 0) + v.sum(0)
+        if counts is not None: self.counts = counts + (0 if self.counts is None else self.counts)
         if loss is not None: self._q += (n * loss, n)
         return self
 
@@ -253,13 +254,19 @@ class Scores:
         "The metrics in `PAPER` and `RIGOROUS`, `clips`; with losses `q_loss`, with indices those of `code_usage`."
         total = {k: np.array(v.sum()) for k, v in self._sums().items()}
         result = {k: float(v) for k, v in _rigorous(total).items()}
-        result.update(_paper(**{k: v / self.n_clips for k, v in self._frames.items()}), clips=self.n_clips)
+        result.update(_paper(**{k: self._frames[k] / self.n_clips for k in ("ssim", "mse", "l1")}), clips=self.n_clips)
         if self._q[1]: result["q_loss"] = float(self._q[0] / self._q[1])
-        return result if self._codes is None else result | _usage(self._codes)
+        return result if self.counts is None else result | _usage(self.counts)
 
     def per_clip(self)->dict[str, np.ndarray]:  # name -> (clips,), in the order of the updates
         "The rigorous metrics of each clip for itself, to find the worst."
         return _rigorous(self._sums())
+
+    def per_frame(self)->dict[str, np.ndarray]:  # name -> (F,)
+        "The rigorous metrics of each frame over all clips; `tde` is of the step that leads to it, and NaN in the first."
+        result = _rigorous(dict(self._frames, frames=np.full(self.shape[1], float(self.n_clips))))
+        result["tde"][0] = np.nan
+        return result
 
     def intervals(self, resamples:int=1000, level:float=0.95, seed:int=0)->dict[str, list]:  # name -> [low, high]
         "Percentile bootstrap over sequences of the rigorous metrics: draws, coverage and seed."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHANNELS', 'PRESETS', 'ModelConfig', 'configure', 'check_divisible', 'norm', 'ResBlock', 'SelfAttention', 'fold',
-           'unfold', 'stage', 'middle', 'Encoder', 'Upsample', 'Decoder', 'PatchDiscriminator', 'preset']
+           'unfold', 'stage', 'middle', 'end_conv', 'Encoder', 'Upsample', 'Decoder', 'PatchDiscriminator', 'preset']
 
 # %% ../nbs/07_networks.ipynb #201a2c53
 import math
@@ -30,6 +30,7 @@ class ModelConfig:
     quantizer:str = "ema"         # "ema": moving averages; "vq": learned by gradient, as in the paper
     beta:float = 0.25             # weight of the commitment term
     stem:int = 1                  # side of the blocks that the first layer folds into channels (space to depth)
+    shortcut:bool = False         # a linear path around encoder and decoder, so that training starts from a linear codec
     widths:tuple = (64, 64, 128, 128, 256)  # channels of the encoder's stages; the decoder mirrors them
     blocks:tuple = (2, 3)         # residual blocks a stage: encoder, decoder
     attention:tuple = (3, 4)      # encoder stages with self-attention after each block
@@ -164,6 +165,16 @@ def middle(
     return [ResBlock(channels, channels), SelfAttention(channels), ResBlock(channels, channels)]
 
 
+def end_conv(
+    c_in:int,   # channels in
+    c_out:int,  # channels out
+    stem:int,   # side of the folded blocks
+)->nn.Conv3d:
+    "The convolution next to the pixels: of side 3, or 1 where pixels are folded."
+    side = 3 if stem == 1 else 1
+    return nn.Conv3d(c_in, c_out, side, padding=side // 2)
+
+
 class Encoder(nn.Module):
     "Clip to latents."
     def __init__(self,
@@ -172,19 +183,21 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         c, widths = config, config.widths
-        side = 3 if c.stem == 1 else 1  # folded, a pixel's neighbours are channels already
-        layers = [nn.Conv3d(CHANNELS[c.kind][0] * c.stem**3, widths[0], side, padding=side // 2)]
+        self.stem, layers = c.stem, []
+        self.first = end_conv(CHANNELS[c.kind][0] * c.stem**3, widths[0], c.stem)
         for i, width in enumerate(widths):
             layers += stage(widths[max(i - 1, 0)], width, c.blocks[0], i in c.attention)
             if i < c.halvings: layers.append(nn.Conv3d(width, width, 3, stride=2, padding=1))
         layers += middle(width) + [norm(width), nn.SiLU(), nn.Conv3d(width, out_channels, 3, padding=1)]
-        self.stem, self.layers = c.stem, nn.Sequential(*layers)
+        self.layers, side = nn.Sequential(*layers), 2**c.halvings
+        self.shortcut = nn.Conv3d(widths[0], out_channels, side, stride=side) if c.shortcut else None
 
     def forward(self,
         x:Tensor,  # (B, C, F, H, W) heatmaps in [0, 1]
     )->Tensor:     # (B, out_channels, F/c, H/c, W/c), c the compression
         "Encode."
-        return self.layers(fold(x, self.stem))
+        h = self.first(fold(x, self.stem))
+        return self.layers(h) if self.shortcut is None else self.layers(h) + self.shortcut(h)
 
 # %% ../nbs/07_networks.ipynb #cb20d0c6
 class Upsample(nn.Module):
@@ -215,14 +228,17 @@ class Decoder(nn.Module):
         for i, width in enumerate(widths):
             layers += stage(widths[max(i - 1, 0)], width, c.blocks[1], i in c.decoder_attention)
             if i in doubled: layers.append(Upsample(width))
-        layers += [norm(width), nn.SiLU(), nn.Conv3d(width, CHANNELS[c.kind][1] * c.stem**3, 3, padding=1)]
+        channels, side = CHANNELS[c.kind][1] * c.stem**3, 2**c.halvings
+        layers += [norm(width), nn.SiLU(), end_conv(width, channels, c.stem)]
         self.stem, self.layers = c.stem, nn.Sequential(*layers)
+        self.shortcut = nn.ConvTranspose3d(in_channels, channels, side, stride=side) if c.shortcut else None
 
     def forward(self,
         z:Tensor,  # (B, in_channels, f, h, w) codes
     )->Tensor:     # (B, C, F, H, W); unbounded: clip to [0, 1] to look at it
         "Decode."
-        return unfold(self.layers(z), self.stem)
+        h = self.layers(z) if self.shortcut is None else self.layers(z) + self.shortcut(z)
+        return unfold(h, self.stem)
 
 # %% ../nbs/07_networks.ipynb #787cdc76
 class PatchDiscriminator(nn.Module):
@@ -247,9 +263,9 @@ class PatchDiscriminator(nn.Module):
 # %% ../nbs/07_networks.ipynb #1c98a0d3
 PRESETS = {
     "paper": ModelConfig(quantizer="vq"),
-    "cpu": ModelConfig(stem=4, widths=(64, 128, 128), blocks=(1, 1), attention=(), decoder_attention=(), code_dim=64,
+    "cpu": ModelConfig(stem=8, shortcut=True, widths=(128,), blocks=(0, 0), attention=(), decoder_attention=(), code_dim=64,
                        disc_widths=(32, 64, 128)),
-    "smoke": ModelConfig(stem=2, widths=(16, 32, 32, 32), blocks=(1, 1), attention=(), decoder_attention=(), code_dim=16, codebook_size=64,
+    "smoke": ModelConfig(stem=2, shortcut=True, widths=(16, 32, 32, 32), blocks=(1, 1), attention=(), decoder_attention=(), code_dim=16, codebook_size=64,
                          disc_widths=(8, 16, 16)),
 }
 

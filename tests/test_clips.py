@@ -119,17 +119,3 @@ def test_real_motion_fits_the_image(kind):
     for i in range(0, len(clips), 7):
         span = np.ptp(clips[i].reshape(clips[i].shape[0], -1, clips[i].shape[-1]), axis=1).max(-1)
         np.testing.assert_allclose(span, 0.9 * 32, rtol=1e-4)
-
-
-def test_a_stride_takes_every_nth_frame_of_a_window_that_spans_them(root):
-    sequences = read_split(root, "train")
-    dense, sparse = Clips(sequences, "3d", 13, 32), Clips(sequences, "3d", 4, 32, stride=4)
-    assert sparse.span == 13
-    window = sparse.windows[0]
-    track = next(t for t, _ in sparse.tracks if t.sequence == window.sequence)
-    start = window.start - track.start
-    np.testing.assert_allclose(sparse[0][0], fit(track.joints[start:start + 13:4], 32), atol=1e-3)
-    assert len(dense.starts) == len(sparse.starts)
-    gaps = [b.start - a.start for a, b in zip(sparse.windows, sparse.windows[1:]) if (a.sequence, a.person) == (b.sequence, b.person)]
-    assert gaps and min(gaps) >= 16
-    with pytest.raises(DataError, match="at most"): Clips(sequences, "3d", 16, 32, stride=40)

@@ -349,3 +349,16 @@ def test_the_same_on_a_gpu():
     pred = torch.from_numpy(noisy(target.numpy(), 1))
     assert frame_series(target.cuda(), pred)["ssim"].is_cuda
     assert Scores().update(target.cuda(), pred.cuda()).result() == pytest.approx(Scores().update(target, pred).result())
+
+
+def test_the_quality_of_each_frame_is_that_of_clips_of_one_frame():
+    rng = torch.Generator().manual_seed(0)
+    target, pred = torch.rand(3, 1, 4, 16, 16, generator=rng), torch.rand(3, 1, 4, 16, 16, generator=rng)
+    whole = Scores().update(target[:2], pred[:2]).update(target[2:], pred[2:])
+    frames = whole.per_frame()
+    for f in range(4):
+        alone = Scores().update(target[:, :, f:f + 1], pred[:, :, f:f + 1]).result()
+        for k in ("ssim", "ssim_skill", "fg_psnr", "fg_l1"): assert frames[k][f] == pytest.approx(alone[k], rel=1e-9), k
+    assert np.isnan(frames["tde"][0])
+    step = (pred[:, :, 2] - pred[:, :, 1] - target[:, :, 2] + target[:, :, 1]).abs().sum()
+    assert frames["tde"][2] == pytest.approx(float(step / (target[:, :, 2] - target[:, :, 1]).abs().sum()), rel=1e-5)

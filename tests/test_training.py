@@ -3,19 +3,20 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from motion_vq import training
+from motion_vq import checkpoints, training
+from motion_vq.checkpoints import append_line, load_checkpoint, read_log, save_checkpoint, unpack
 from motion_vq.clips import load_clips
 from motion_vq.core import CheckpointError, ConfigError, DataError
 from motion_vq.networks import preset
 from motion_vq.synthetic import write_dataset
-from motion_vq.training import (Trainer, append_line, evaluate, load_checkpoint, load_model, lr_at, predictor, read_log,
-                                resolve_precision, save_checkpoint, train, train_preset)
+from motion_vq.training import Trainer, evaluate, foreground_at, load_model, lr_at, predictor, resolve_precision, train, train_preset
 
 MODEL = preset("smoke", "3d", codebook_size=16, widths=(8, 8, 8, 8), code_dim=8, disc_widths=(8, 8, 8))
 CONFIG = train_preset("smoke", steps=12, batch=2, eval_every=4, log_every=2, eval_clips=2, gan_start=0.5, precision="float32")
@@ -82,17 +83,33 @@ def test_a_killed_run_goes_on_to_the_same_bits(root, clips, tmp_path, name, last
     assert steps == list(range(2, 13, 2)), "the log has each step once"
 
 
-def test_an_interrupt_leaves_a_run_that_goes_on(clips, finished, tmp_path, monkeypatch):
-    step = Trainer.train_step
-    def interrupted(self, *a):
-        if self.step == 7: raise KeyboardInterrupt
-        return step(self, *a)
-    monkeypatch.setattr(Trainer, "train_step", interrupted)
+@pytest.mark.parametrize("at", [3, 7])
+def test_an_interrupt_inside_a_step_leaves_a_run_that_goes_on_to_the_same_bits(clips, finished, tmp_path, monkeypatch, at):
+    minimise = Trainer._minimise
+    def pressed(self, loss, opt, *a):
+        minimise(self, loss, opt, *a)
+        if self.step == at and opt is self.opt: os.kill(os.getpid(), signal.SIGINT)  # before the adversary's own step
+    monkeypatch.setattr(Trainer, "_minimise", pressed)
+    handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt): train("vqgan", MODEL, CONFIG, *clips, tmp_path, progress=False)
-    assert load_checkpoint(tmp_path/"last.json")[1]["step"] == 7
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert load_checkpoint(tmp_path/"last.json")[1]["step"] == at + 1, "the step was finished"
     monkeypatch.undo()
     train("vqgan", MODEL, CONFIG, *clips, tmp_path, progress=False)
     assert weights(tmp_path) == weights(finished)
+
+
+def test_a_second_interrupt_does_not_wait(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(Trainer, "_minimise", lambda *a: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
+    with pytest.raises(KeyboardInterrupt): train("vqgan", MODEL, CONFIG, *clips, tmp_path, progress=False)
+    assert not list(tmp_path.glob("*.json"))
+
+
+def test_training_off_the_main_thread_leaves_signals_alone(clips, tmp_path):
+    handler = signal.getsignal(signal.SIGINT)
+    with ThreadPoolExecutor(1) as pool: pool.submit(train, "vqgan", MODEL, CONFIG, *clips, tmp_path, progress=False).result()
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert load_checkpoint(tmp_path/"last.json")[1]["step"] == CONFIG.steps
 
 
 def test_a_finished_run_is_not_trained_again(clips, finished, monkeypatch):
@@ -113,7 +130,7 @@ def test_the_adversary_waits_for_its_start_and_then_learns(clips, finished):
     assert playing == [8, 10, 12], "steps after half of twelve, logged every two"
     trainer = Trainer("vqgan", MODEL, CONFIG)
     fresh = {k: v.clone() for k, v in trainer.adversary.state_dict().items()}
-    trainer.restore(load_checkpoint(finished/"last.json")[0], CONFIG.steps)
+    unpack(load_checkpoint(finished/"last.json")[0], **trainer.parts)
     assert any(not torch.equal(v, fresh[k]) for k, v in trainer.adversary.state_dict().items())
 
 
@@ -171,7 +188,7 @@ def test_another_model_is_refused(finished, tmp_path):
 
 def test_saving_keeps_the_earlier_checkpoint_until_the_new_one_is_whole(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, "last", dict(a=torch.zeros(3)), dict(step=1))
-    monkeypatch.setattr(training, "write_json", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(checkpoints, "write_json", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError): save_checkpoint(tmp_path, "last", dict(a=torch.ones(3)), dict(step=2))
     tensors, meta = load_checkpoint(tmp_path/"last.json")
     assert meta["step"] == 1 and torch.equal(tensors["a"], torch.zeros(3))
@@ -191,6 +208,12 @@ def test_learning_rate_rises_then_falls():
     assert values[:peak + 1] == sorted(values[:peak + 1]) and values[peak:] == sorted(values[peak:], reverse=True)
     assert values[-1] < 0.011 and all(v > 0 for v in values)
     assert {lr_at(s, train_preset("paper")) for s in (0, 10, 99_999)} == {1.0}
+
+
+def test_the_foreground_weighs_less_and_less():
+    config = train_preset("cpu", steps=100, foreground=(4.0, 1.0))
+    assert [foreground_at(s, config) for s in (0, 40, 80, 99)] == pytest.approx([4, 2.5, 1, 1])
+    assert {foreground_at(s, train_preset("paper")) for s in (0, 99_999)} == {0.0}
 
 
 def test_wrong_settings_say_what_is_right():
