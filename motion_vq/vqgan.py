@@ -27,7 +27,7 @@ class Output:
     perplexity:Tensor      # scalar, codes used in effect by the batch
     error:Tensor|None      # scalar, mean squared distance of latents and codes; None for the dVAE
 
-
+# %% ../nbs/08_vqgan.ipynb #02f545e4
 class TokenModel(nn.Module):
     "Encoder, quantiser, decoder: what the VQ-GAN and the dVAE share."
     def __init__(self,
