@@ -15,7 +15,7 @@ from render import Tidy
 ROOT = Path(__file__).parents[1]
 REPORT = ROOT / "nbs" / "analysis" / "vqgan_vs_dvae.ipynb"
 OUT = ROOT / "_runs" / "demo"
-PARAMETERS = {"out": str(OUT), "steps": 600}  # the default, 60 steps, only proves that everything runs
+PARAMETERS = {"out": str(OUT), "steps": 500}  # the default, 60 steps, only proves that everything runs
 
 
 def replace(path: Path, write):
