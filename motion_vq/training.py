@@ -20,7 +20,7 @@ import orjson
 import torch
 from tqdm import tqdm
 
-from .checkpoints import append_line, load_checkpoint, pack, read_log, save_checkpoint, under, unpack
+from .checkpoints import append_line, load_checkpoint, pack, read_log, save_checkpoint, unpack
 from .clips import batch, clip_maps
 from .core import CheckpointError, ConfigError, DataError, one_of, replacing
 from .dvae import DVAE
@@ -304,7 +304,7 @@ def load_model(
         raise CheckpointError(f"{path}: holds a {meta.get('name')!r}, not a {name!r}")
     try:
         model = MODELS[meta["name"]](configure(ModelConfig(), **meta["model"]))
-        model.load_state_dict(under("model", tensors))
+        unpack(tensors, model=model)
     except (KeyError, RuntimeError, ConfigError) as e:
         raise CheckpointError(f"{path}: does not fit this version of the library: {e}") from None
     return model.eval()

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from .core import ConfigError
 from .networks import (CHANNELS, Decoder, Encoder, ModelConfig, PatchDiscriminator, check_divisible,
                                 configure, preset)
-from .quantize import QUANTIZERS
+from .quantize import QUANTIZERS, straight_through
 
 # %% ../nbs/08_vqgan.ipynb #b98f0934
 @dataclass
@@ -96,7 +96,7 @@ def clipped(
     pred:Tensor,  # any shape, unbounded
 )->Tensor:        # in [0, 1]; the gradient is that of the identity
     "Clip to [0, 1], straight-through."
-    return pred.detach().clamp(0, 1) + (pred - pred.detach())
+    return straight_through(pred.clamp(0, 1), pred)
 
 # %% ../nbs/08_vqgan.ipynb #ccbda490
 def weighted_l1(

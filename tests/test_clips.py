@@ -12,7 +12,6 @@ from motion_vq import panoptic
 from motion_vq.clips import Clips, batch, check_manifest, clip_maps, data_sha256, load_clips, usable_starts
 from motion_vq.core import ConfigError, DataError, write_json
 from motion_vq.panoptic import Track, read_sequence, read_split, write_sequence
-from motion_vq.poses import fit
 from motion_vq.synthetic import cameras, motion, write_dataset
 
 MOCAP = Path(__file__).parents[2]/"shared"/"mocap"
