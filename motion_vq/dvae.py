@@ -15,19 +15,18 @@ class DVAE(TokenModel):
     "3D-convolutional discrete VAE with the VQ-GAN's interface."
     def __init__(self,
         config:ModelConfig=None,       # None: the `smoke` preset; its `quantizer` and `beta` play no part
-        kl_weight:float=0.01,          # weight of KL(choice || uniform) at the start, in nats a token
+        diversity:float=0.1,           # weight of log K - H(mean choice), in nats
+        sharpness:float=5.0,           # factor on the logits
         final_temperature:float=1/16,  # tau_1, reached after three quarters of the training
         **changes,                     # fields of the configuration to change
     ):
         config = configure(config or preset("smoke"), **changes)
-        quantizer = GumbelQuantizer(config.codebook_size, config.code_dim, kl_weight)
+        quantizer = GumbelQuantizer(config.codebook_size, config.code_dim, diversity, sharpness)
         super().__init__(config, quantizer, config.codebook_size)
-        self.kl_weight, self.final_temperature = kl_weight, final_temperature
+        self.final_temperature = final_temperature
 
     def anneal(self,
         progress:float,  # share of the training done, 0 ... 1
     ):
-        "Cool the temperature from 1 to its final value, geometrically; take the divergence's weight to 0."
-        cooled = min(progress / 0.75, 1.0)
-        self.quantizer.temperature.fill_(self.final_temperature ** cooled)
-        self.quantizer.kl_weight = self.kl_weight * (1 - cooled)
+        "Cool the temperature from 1 to its final value, geometrically."
+        self.quantizer.temperature.fill_(self.final_temperature ** min(progress / 0.75, 1.0))

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CHANNELS', 'PRESETS', 'ModelConfig', 'configure', 'check_divisible', 'norm', 'ResBlock', 'SelfAttention', 'fold',
-           'unfold', 'stage', 'middle', 'end_conv', 'Encoder', 'Upsample', 'Decoder', 'PatchDiscriminator', 'preset']
+           'unfold', 'stage', 'middle', 'end_conv', 'Encoder', 'Refine', 'Upsample', 'Decoder', 'PatchDiscriminator',
+           'preset']
 
 # %% ../nbs/07_networks.ipynb #201a2c53
 import math
@@ -31,6 +32,8 @@ class ModelConfig:
     beta:float = 0.25             # weight of the commitment term
     stem:int = 1                  # side of the blocks that the first layer folds into channels (space to depth)
     shortcut:bool = False         # a linear path around encoder and decoder, so that training starts from a linear codec
+    spread:bool = False           # a token describes two places, half a clip and half an image apart, half each
+    refine:int = 0                # channels between the two convolutions that mend the seams of folded blocks; 0: none
     widths:tuple = (64, 64, 128, 128, 256)  # channels of the encoder's stages; the decoder mirrors them
     blocks:tuple = (2, 3)         # residual blocks a stage: encoder, decoder
     attention:tuple = (3, 4)      # encoder stages with self-attention after each block
@@ -129,8 +132,8 @@ def fold(
     "Space to depth: the pixels of each block become channels."
     if s == 1: return x
     B, C, F_, H, W = x.shape
-    x = x.view(B, C, F_ // s, s, H // s, s, W // s, s)
-    return x.permute(0, 1, 3, 5, 7, 2, 4, 6).reshape(B, C * s**3, F_ // s, H // s, W // s)
+    x = x.view(B, C, F_ // s, s, H // s, s, W // s, s).permute(0, 2, 4, 6, 1, 3, 5, 7)
+    return x.reshape(B, F_ // s, H // s, W // s, C * s**3).movedim(-1, 1)  # channels last in memory: rows are copied whole
 
 
 def unfold(
@@ -200,6 +203,24 @@ class Encoder(nn.Module):
         return self.layers(h) if self.shortcut is None else self.layers(h) + self.shortcut(h)
 
 # %% ../nbs/07_networks.ipynb #cb20d0c6
+class Refine(nn.Module):
+    "y + conv(swish(conv(y))), on the clip folded by 2."
+    def __init__(self,
+        channels:int,  # of the clip
+        hidden:int,    # channels between the two
+    ):
+        super().__init__()
+        self.first = nn.Conv3d(8 * channels, hidden, 3, padding=1)
+        self.last = nn.Conv3d(hidden, 8 * channels, 3, padding=1)
+        nn.init.zeros_(self.last.weight); nn.init.zeros_(self.last.bias)
+
+    def forward(self,
+        y:Tensor,  # (B, C, F, H, W), even sizes
+    )->Tensor:     # same shape
+        "Mend the seams."
+        return y + unfold(self.last(F.silu(self.first(fold(y, 2)))), 2)
+
+# %% ../nbs/07_networks.ipynb #d8e39f48
 class Upsample(nn.Module):
     "Nearest-neighbour doubling of time, height and width, then a convolution."
     def __init__(self,
@@ -232,13 +253,20 @@ class Decoder(nn.Module):
         layers += [norm(width), nn.SiLU(), end_conv(width, channels, c.stem)]
         self.stem, self.layers = c.stem, nn.Sequential(*layers)
         self.shortcut = nn.ConvTranspose3d(in_channels, channels, side, stride=side) if c.shortcut else None
+        self.refine = Refine(CHANNELS[c.kind][1], c.refine) if c.refine else None
 
     def forward(self,
         z:Tensor,  # (B, in_channels, f, h, w) codes
     )->Tensor:     # (B, C, F, H, W); unbounded: clip to [0, 1] to look at it
         "Decode."
         h = self.layers(z) if self.shortcut is None else self.layers(z) + self.shortcut(z)
-        return unfold(h, self.stem)
+        y = unfold(h, self.stem)
+        return y if self.refine is None else self.refine(y)
+
+    @property
+    def last_layer(self)->Tensor:
+        "Weights of the last convolution before the pixels."
+        return (self.layers[-1] if self.refine is None else self.refine.last).weight
 
 # %% ../nbs/07_networks.ipynb #787cdc76
 class PatchDiscriminator(nn.Module):
@@ -263,10 +291,10 @@ class PatchDiscriminator(nn.Module):
 # %% ../nbs/07_networks.ipynb #1c98a0d3
 PRESETS = {
     "paper": ModelConfig(quantizer="vq"),
-    "cpu": ModelConfig(stem=8, shortcut=True, widths=(128,), blocks=(0, 0), attention=(), decoder_attention=(), code_dim=64,
-                       disc_widths=(32, 64, 128)),
-    "smoke": ModelConfig(stem=2, shortcut=True, widths=(16, 32, 32, 32), blocks=(1, 1), attention=(), decoder_attention=(), code_dim=16, codebook_size=64,
-                         disc_widths=(8, 16, 16)),
+    "cpu": ModelConfig(stem=8, shortcut=True, spread=True, refine=32, widths=(64,), blocks=(0, 0), attention=(),
+                       decoder_attention=(), code_dim=64, disc_widths=(32, 64, 128)),
+    "smoke": ModelConfig(stem=2, shortcut=True, spread=True, refine=8, widths=(16, 32, 32, 32), blocks=(1, 1), attention=(),
+                         decoder_attention=(), code_dim=16, codebook_size=64, disc_widths=(8, 16, 16)),
 }
 
 

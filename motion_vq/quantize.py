@@ -171,12 +171,14 @@ class EMAVectorQuantizer(nn.Module):
 class GumbelQuantizer(nn.Module):
     "Gumbel-softmax over logits in training, hard argmax at test; set `temperature` as training goes on."
     def __init__(self,
-        codebook_size:int,    # K, number of codes and of logits
-        dim:int,              # D, length of a code
-        kl_weight:float=0.0,  # weight of KL(choice || uniform), in nats a token
+        codebook_size:int,      # K, number of codes and of logits
+        dim:int,                # D, length of a code
+        diversity:float=0.0,    # weight of log K - H(mean choice), in nats
+        sharpness:float=1.0,    # factor on the logits
     ):
         super().__init__()
-        self.codebook_size, self.dim, self.kl_weight = codebook_size, dim, kl_weight
+        self.codebook_size, self.dim = codebook_size, dim
+        self.diversity, self.sharpness = diversity, sharpness
         self.codebook = nn.Parameter(torch.randn(codebook_size, dim))
         self.register_buffer("temperature", torch.tensor(1.0))
 
@@ -185,15 +187,15 @@ class GumbelQuantizer(nn.Module):
     )->Quantized:
         "Mix the codes by noisy weights in training; take the likeliest code at test."
         with torch.autocast(logits.device.type, enabled=False):
-            logits = logits.float()
+            logits = self.sharpness * logits.float()
             indices = logits.argmax(1)
             used = perplexity(indices, self.codebook_size)
             if not self.training: return Quantized(self.lookup(indices), indices, logits.new_zeros(()), used, None)
             weights = F.gumbel_softmax(logits, tau=float(self.temperature), dim=1)
             quantized = torch.einsum("bkfhw,kd->bdfhw", weights, self.codebook)
-            log_p = logits.log_softmax(1)
-            kl = (log_p.exp() * (log_p + math.log(self.codebook_size))).sum(1).mean()
-            return Quantized(quantized, indices, self.kl_weight * kl, used, None)
+            mean = to_vectors(logits.softmax(1)).mean(0)
+            missing = math.log(self.codebook_size) + torch.special.xlogy(mean, mean).sum()
+            return Quantized(quantized, indices, self.diversity * missing, used, None)
 
     lookup = VectorQuantizer.lookup
 

@@ -25,6 +25,7 @@ from .clips import batch, clip_maps
 from .core import CheckpointError, ConfigError, DataError, one_of, replacing
 from .dvae import DVAE
 from .metrics import Scores
+from .muon import Muon, matrices
 from .networks import ModelConfig, check_divisible, configure, preset
 from .vqgan import VQGAN, Adversary, clipped, reconstruction_loss
 
@@ -32,10 +33,11 @@ from .vqgan import VQGAN, Adversary, clipped, reconstruction_loss
 @dataclass(frozen=True)
 class TrainConfig:
     "How a tokenizer is trained."
-    steps:int = 2400          # optimiser steps; the schedules end here
-    batch:int = 8             # clips a step; on two cores, more steps teach more than larger batches
+    steps:int = 4000          # optimiser steps; the schedules end here
+    batch:int = 16            # clips a step
     frames:int = 16           # frames of a clip
     size:int = 32             # side of a heatmap, in pixels
+    optimizer:str = "muon"    # for the generator's matrices: "muon", or "adamw" for all its weights
     lr:float = 2e-3           # peak learning rate of the generator
     betas:tuple = (0.9, 0.95) # of AdamW; a short memory suits a short run
     weight_decay:float = 0.01 # on all weights
@@ -45,22 +47,22 @@ class TrainConfig:
     foreground:tuple = (4.0, 0.0)  # weight added where the target is not black: at the start, and after four fifths
     temporal:float = 1.0      # weight of the frame differences
     gan_weight:float = 0.05   # share of the reconstruction's gradient given to the adversary; 0: no adversary
-    gan_start:float = 0.8     # share of the training after which the adversary begins
+    gan_start:float = 0.9     # share of the training after which the adversary begins
     gan_cap:float = 10.0      # bound of the ratio of gradients
     gan_lr:float = 1e-4       # learning rate of the discriminator
     precision:str = "auto"    # "float32", "bfloat16", or "auto": bfloat16 where the device multiplies it fast
     seed:int = 0              # of everything
     log_every:int = 10        # steps between lines in the log
-    eval_every:int = 300      # steps between evaluations (and saves)
+    eval_every:int = 500      # steps between evaluations (and saves)
     eval_clips:int = 64       # validation clips in an evaluation during training
 
 
 TRAIN_PRESETS = {
     "cpu": TrainConfig(),
     "smoke": TrainConfig(steps=60, batch=4, warmup=5, log_every=5, eval_every=30, eval_clips=8),
-    "paper": TrainConfig(steps=100_000, batch=1, frames=64, size=128, lr=2.25e-5, betas=(0.5, 0.9), weight_decay=0.0,
-                         warmup=0, cosine=False, clip=0.0, foreground=(0.0, 0.0), temporal=0.0, gan_weight=0.8, gan_start=0.02,
-                         gan_cap=1e4, gan_lr=2.25e-5, log_every=50, eval_every=2000),
+    "paper": TrainConfig(steps=100_000, batch=1, frames=64, size=128, optimizer="adamw", lr=2.25e-5, betas=(0.5, 0.9),
+                         weight_decay=0.0, warmup=0, cosine=False, clip=0.0, foreground=(0.0, 0.0), temporal=0.0,
+                         gan_weight=0.8, gan_start=0.02, gan_cap=1e4, gan_lr=2.25e-5, log_every=50, eval_every=2000),
 }
 
 
@@ -128,8 +130,10 @@ class Trainer:
         self.precision = resolve_precision(config.precision, device)
         self._seed(-1)
         self.model = MODELS[name](model).to(device, memory_format=torch.channels_last_3d)
-        self.opt = torch.optim.AdamW(self.model.parameters(), config.lr, config.betas, weight_decay=config.weight_decay,
-                                     fused=True)
+        by_muon = matrices(self.model) if one_of(config.optimizer, ("muon", "adamw"), "optimizer") == "muon" else []
+        others = [p for p in self.model.parameters() if not any(p is q for q in by_muon)]
+        self.opt = torch.optim.AdamW(others, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
+        self.muon = Muon(by_muon, config.lr, weight_decay=config.weight_decay) if by_muon else None
         self.adversary = self.gan_opt = None
         if name == "vqgan" and config.gan_weight:
             self.adversary = Adversary(model, config.gan_weight, config.gan_cap).to(device)
@@ -145,7 +149,8 @@ class Trainer:
         c, progress = self.config, self.step / self.config.steps
         self._seed(self.step)
         self.model.train().anneal(progress)
-        for group in self.opt.param_groups: group["lr"] = c.lr * lr_at(self.step, c)
+        opts = [opt for opt in (self.opt, self.muon) if opt is not None]
+        for opt in opts: opt.param_groups[0]["lr"] = c.lr * lr_at(self.step, c)
         playing = self.adversary is not None and progress >= c.gan_start
         with autocast(self.precision, self.device): out = self.model(x)
         pred = clipped(out.reconstruction.float())
@@ -156,23 +161,23 @@ class Trainer:
             with autocast(self.precision, self.device):
                 losses["game"] = self.adversary.generator_loss(rec, pred, self.model.last_layer)
             loss = loss + losses["game"]
-        self._minimise(loss, self.opt, self.model, c.clip)
+        self._minimise(loss, self.model, *opts)
         if playing:
             with autocast(self.precision, self.device): losses["disc"] = self.adversary.discriminator_loss(target, pred)
-            self._minimise(losses["disc"], self.gan_opt, self.adversary, c.clip)
+            self._minimise(losses["disc"], self.adversary, self.gan_opt)
         self.step += 1
         return {k: v.detach() for k, v in losses.items()}
 
-    def _minimise(self, loss, opt, module, clip):
-        opt.zero_grad(set_to_none=True)
+    def _minimise(self, loss, module, *opts):
+        for opt in opts: opt.zero_grad(set_to_none=True)
         loss.backward()
-        if clip: torch.nn.utils.clip_grad_norm_(module.parameters(), clip)
-        opt.step()
+        if self.config.clip: torch.nn.utils.clip_grad_norm_(module.parameters(), self.config.clip)
+        for opt in opts: opt.step()
 
     @property
     def parts(self)->dict:  # name -> network or optimiser
         "What the state consists of; `pack` and `unpack` take it."
-        return dict(model=self.model, opt=self.opt, adversary=self.adversary, gan_opt=self.gan_opt)
+        return dict(model=self.model, opt=self.opt, muon=self.muon, adversary=self.adversary, gan_opt=self.gan_opt)
 
 # %% ../nbs/11_training.ipynb #1f57af8b
 @torch.no_grad()

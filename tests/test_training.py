@@ -86,9 +86,9 @@ def test_a_killed_run_goes_on_to_the_same_bits(root, clips, tmp_path, name, last
 @pytest.mark.parametrize("at", [3, 7])
 def test_an_interrupt_inside_a_step_leaves_a_run_that_goes_on_to_the_same_bits(clips, finished, tmp_path, monkeypatch, at):
     minimise = Trainer._minimise
-    def pressed(self, loss, opt, *a):
-        minimise(self, loss, opt, *a)
-        if self.step == at and opt is self.opt: os.kill(os.getpid(), signal.SIGINT)  # before the adversary's own step
+    def pressed(self, loss, module, *opts):
+        minimise(self, loss, module, *opts)
+        if self.step == at and module is self.model: os.kill(os.getpid(), signal.SIGINT)  # before the adversary's own step
     monkeypatch.setattr(Trainer, "_minimise", pressed)
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt): train("vqgan", MODEL, CONFIG, *clips, tmp_path, progress=False)
