@@ -10,16 +10,15 @@ __all__ = ['KINDS', 'VIEWS', 'usable_starts', 'seen', 'Window', 'draw_cameras', 
 import hashlib
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from . import panoptic
-from .core import ConfigError, DataError, one_of, read_json, sha256_json
+from .core import DataError, one_of, read_json, sha256_json
 from .heatmaps import render
 from .panoptic import EGO_NODES, EXO_NODES
-from .poses import fit, mirror, visible, yaw
+from .poses import fit, mirror, yaw
 from .skeletons import PANOPTIC19
 
 # %% ../nbs/05_clips.ipynb #fd40c436

@@ -11,7 +11,6 @@ __all__ = ['CHANNELS', 'PRESETS', 'ModelConfig', 'configure', 'check_divisible',
 import math
 from dataclasses import dataclass, fields, replace
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -26,7 +26,7 @@ from .core import CheckpointError, ConfigError, DataError, one_of, replacing
 from .dvae import DVAE
 from .metrics import Scores
 from .muon import Muon, matrices
-from .networks import ModelConfig, check_divisible, configure, preset
+from .networks import ModelConfig, check_divisible, configure
 from .vqgan import VQGAN, Adversary, clipped, reconstruction_loss
 
 # %% ../nbs/11_training.ipynb #6b6e1afb
@@ -237,7 +237,9 @@ def _resume(trainer, out, asked):
     unpack(tensors, **trainer.parts)
     trainer.step = meta["step"]
     lines = [line for line in read_log(out/"log.jsonl") if line["step"] <= trainer.step]
-    with replacing(out/"log.jsonl") as part: part.write_bytes(b"".join(orjson.dumps(line) + b"\n" for line in lines))
+    with replacing(out/"log.jsonl") as part:
+        part.touch()
+        for line in lines: append_line(part, line)
     return meta["best"]
 
 # %% ../nbs/11_training.ipynb #35155f7e

@@ -14,11 +14,11 @@ from motion_vq import checkpoints, training
 from motion_vq.checkpoints import append_line, load_checkpoint, read_log, save_checkpoint, unpack
 from motion_vq.clips import load_clips
 from motion_vq.core import CheckpointError, ConfigError, DataError
-from motion_vq.networks import preset
+from motion_vq.networks import configure, preset
 from motion_vq.synthetic import write_dataset
 from motion_vq.training import Trainer, evaluate, foreground_at, load_model, lr_at, predictor, resolve_precision, train, train_preset
 
-MODEL = preset("smoke", "3d", codebook_size=16, widths=(8, 8, 8, 8), code_dim=8, disc_widths=(8, 8, 8))
+MODEL = preset("smoke", "3d", codebook_size=16, widths=(8, 16, 16, 16), code_dim=16, disc_widths=(8, 8, 8))
 CONFIG = train_preset("smoke", steps=12, batch=2, eval_every=4, log_every=2, eval_clips=2, gan_start=0.5, precision="float32")
 
 
@@ -221,3 +221,12 @@ def test_wrong_settings_say_what_is_right():
     with pytest.raises(ConfigError, match="float32"): resolve_precision("float16", "cpu")
     with pytest.raises(ConfigError, match="frames is 12.*8 or 16"): Trainer("vqgan", MODEL, training.configure(CONFIG, frames=12))
     with pytest.raises(ConfigError, match="dvae"): Trainer("vqvae", MODEL, CONFIG)
+
+
+def test_the_optimiser_is_chosen_by_name():
+    make = lambda **changes: Trainer("vqgan", MODEL, configure(CONFIG, **changes))
+    assert make(optimizer="adamw").muon is None
+    both = make(optimizer="muon")
+    sizes = [sum(p.numel() for p in opt.param_groups[0]["params"]) for opt in (both.opt, both.muon)]
+    assert sum(sizes) == sum(p.numel() for p in both.model.parameters()), "each weight has one optimiser"
+    with pytest.raises(ConfigError, match="optimizer.*adamw"): make(optimizer="sgd")
