@@ -14,9 +14,9 @@ def orthogonalised(
     m:Tensor,  # (rows, columns), not zero
 )->Tensor:     # same shape; its singular values lie near 1, its singular vectors are those of `m`
     "The nearest matrix with equal singular values, roughly: five rounds of Jordan's polynomial."
+    if m.shape[0] > m.shape[1]: return orthogonalised(m.T).T
     a, b, c = 3.4445, -4.7750, 2.0315
     x = m / (m.norm() + 1e-7)
-    if x.shape[0] > x.shape[1]: return orthogonalised(m.T).T
     A = x @ x.T
     I = product = torch.eye(len(A), dtype=m.dtype, device=m.device)
     for _ in range(5):

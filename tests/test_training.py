@@ -14,7 +14,7 @@ from motion_vq import checkpoints, training
 from motion_vq.checkpoints import append_line, load_checkpoint, read_log, save_checkpoint, unpack
 from motion_vq.clips import load_clips
 from motion_vq.core import CheckpointError, ConfigError, DataError
-from motion_vq.networks import configure, preset
+from motion_vq.networks import preset
 from motion_vq.synthetic import write_dataset
 from motion_vq.training import Trainer, evaluate, foreground_at, load_model, lr_at, predictor, resolve_precision, train, train_preset
 
@@ -224,7 +224,7 @@ def test_wrong_settings_say_what_is_right():
 
 
 def test_the_optimiser_is_chosen_by_name():
-    make = lambda **changes: Trainer("vqgan", MODEL, configure(CONFIG, **changes))
+    make = lambda **changes: Trainer("vqgan", MODEL, training.configure(CONFIG, **changes))
     assert make(optimizer="adamw").muon is None
     both = make(optimizer="muon")
     sizes = [sum(p.numel() for p in opt.param_groups[0]["params"]) for opt in (both.opt, both.muon)]
