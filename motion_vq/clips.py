@@ -218,7 +218,7 @@ def batch(
     n:int,         # clips in the batch
     device="cpu",  # where to draw
     rank:int=0,    # number of this process
-)->tuple:          # input and target, see `clip_maps`
+)->tuple:          # input and target, see `clip_maps`, and the joints (n, V, F, K, 2|3) in pixels
     "The training batch of one step: a pure function of seed, step and rank."
-    rng = np.random.default_rng([seed, step, rank])
-    return clip_maps(clips.draw(rng, n), clips.kind, clips.size, device)
+    joints = clips.draw(np.random.default_rng([seed, step, rank]), n)
+    return *clip_maps(joints, clips.kind, clips.size, device), torch.from_numpy(joints).to(device)

@@ -6,8 +6,11 @@
 __all__ = ['DVAE']
 
 # %% ../nbs/09_dvae.ipynb #cca12b44
+import torch
+from torch import Tensor
+
 from .networks import ModelConfig, configure, preset
-from .quantize import GumbelQuantizer
+from .quantize import GumbelQuantizer, nearest
 from .vqgan import TokenModel
 
 # %% ../nbs/09_dvae.ipynb #57965a8c
@@ -24,6 +27,19 @@ class DVAE(TokenModel):
         quantizer = GumbelQuantizer(config.codebook_size, config.code_dim, diversity, sharpness)
         super().__init__(config, quantizer, config.codebook_size)
         self.final_temperature = final_temperature
+
+    @torch.no_grad()
+    def start(self,
+        joints:Tensor,  # (clips, V, F, K, 2|3) training clips in pixels
+    ):
+        "Fit basis and codebook, and begin with the logits of the nearest code."
+        super().start(joints)
+        if not self.motion: return
+        codes, q = self.quantizer.codebook, self.quantizer
+        vectors = self.decoder.basis.analyse(joints).flatten(0, 1)[:10_000]
+        off = (vectors - codes[nearest(vectors, codes)]).square().sum(1).mean()  # a code's usual squared distance
+        self.pre.weight.copy_(codes.view(*self.pre.weight.shape) / off / q.sharpness)
+        self.pre.bias.copy_(-codes.square().sum(1) / (2 * off) / q.sharpness)
 
     def anneal(self,
         progress:float,  # share of the training done, 0 ... 1

@@ -31,6 +31,10 @@ class ModelConfig:
     beta:float = 0.25             # weight of the commitment term
     stem:int = 1                  # side of the blocks that the first layer folds into channels (space to depth)
     shortcut:bool = False         # a linear path around encoder and decoder, so that training starts from a linear codec
+    space:str = "pixels"          # what tokens describe: "pixels", or "motion": the joints' paths, which the decoder draws
+    frames:int = 16               # of a clip; needed where space is "motion"
+    size:int = 32                 # side of a heatmap, in pixels; needed where space is "motion"
+    features:int = 32             # channels that the convolutions hand on, where space is "motion"
     spread:bool = False           # a token describes two places, half a clip and half an image apart, half each
     refine:int = 0                # channels between the two convolutions that mend the seams of folded blocks; 0: none
     widths:tuple = (64, 64, 128, 128, 256)  # channels of the encoder's stages; the decoder mirrors them
@@ -42,6 +46,7 @@ class ModelConfig:
     def __post_init__(self):
         one_of(self.kind, CHANNELS, "kind")
         one_of(self.quantizer, ("ema", "vq"), "quantizer")
+        one_of(self.space, ("pixels", "motion"), "space")
         _power_of_two(self.compression, "compression", at_least=self.stem)
         if self.codebook_size < 2: raise ConfigError(f"codebook_size is {self.codebook_size}: at least 2 are needed")
         if self.halvings > len(self.widths):
@@ -290,15 +295,17 @@ class PatchDiscriminator(nn.Module):
 # %% ../nbs/07_networks.ipynb #1c98a0d3
 PRESETS = {
     "paper": ModelConfig(quantizer="vq"),
-    "cpu": ModelConfig(stem=8, shortcut=True, spread=True, refine=32, widths=(64,), blocks=(0, 0), attention=(),
-                       decoder_attention=(), code_dim=64, disc_widths=(32, 64, 128)),
+    "cpu": ModelConfig(space="motion", stem=4, refine=32, widths=(64, 64), blocks=(2, 0), attention=(),
+                       decoder_attention=(), code_dim=4, beta=0.0, disc_widths=(32, 64, 128)),
+    "pixels": ModelConfig(stem=8, shortcut=True, spread=True, refine=32, widths=(64,), blocks=(0, 0), attention=(),
+                          decoder_attention=(), code_dim=64, disc_widths=(32, 64, 128)),
     "smoke": ModelConfig(stem=2, shortcut=True, spread=True, refine=8, widths=(16, 32, 32, 32), blocks=(1, 1), attention=(),
                          decoder_attention=(), code_dim=16, codebook_size=64, disc_widths=(8, 16, 16)),
 }
 
 
 def preset(
-    scale:str,           # "smoke", "cpu" or "paper"
+    scale:str,           # "smoke", "cpu", "pixels" or "paper"
     kind:str="2d",       # "2d", "exo" or "3d"
     compression:int=8,   # 8, 16 or 32
     codebook_size:int=None,  # K; None keeps the scale's own

@@ -88,6 +88,13 @@ class VectorQuantizer(nn.Module):
         "The codes of a grid of tokens."
         return F.embedding(indices, self.codebook).movedim(-1, 1)
 
+    @torch.no_grad()
+    def start(self,
+        vectors:Tensor,  # (N, D) latents
+    ):
+        "Begin with the centres that k-means finds (below)."
+        self.codebook.copy_(kmeans(vectors, self.codebook_size))
+
 # %% ../nbs/06_quantize.ipynb #0558afa7
 @torch.no_grad()
 def kmeans(
@@ -138,7 +145,7 @@ class EMAVectorQuantizer(nn.Module):
         with torch.autocast(z.device.type, enabled=False):
             z = z.float()
             vectors = to_vectors(z.detach())
-            if self.training and not self.started: self._start(vectors)
+            if self.training and not self.started: self.start(vectors)
             indices = nearest(vectors, self.codebook)
             grid = indices.view(z.shape[0], *z.shape[2:])
             codes = self.lookup(grid)
@@ -150,7 +157,10 @@ class EMAVectorQuantizer(nn.Module):
     lookup = VectorQuantizer.lookup
 
     @torch.no_grad()
-    def _start(self, vectors):
+    def start(self,
+        vectors:Tensor,  # (N, D) latents
+    ):
+        "Begin with the centres that k-means finds; without this, those of the first batch."
         self.codebook.copy_(kmeans(vectors, self.codebook_size))
         self.count.fill_(len(vectors) / self.codebook_size)
         self.total.copy_(self.codebook * self.count[:, None])
@@ -193,11 +203,11 @@ class GumbelQuantizer(nn.Module):
             if not self.training: return Quantized(self.lookup(indices), indices, logits.new_zeros(()), used, None)
             weights = F.gumbel_softmax(logits, tau=float(self.temperature), dim=1)
             quantized = torch.einsum("bkfhw,kd->bdfhw", weights, self.codebook)
-            mean = to_vectors(logits.softmax(1)).mean(0)
-            missing = math.log(self.codebook_size) + torch.special.xlogy(mean, mean).sum()
+            mean = to_vectors(logits.softmax(1)).mean(0).clamp(min=1e-12)  # the logarithm of 0 has no gradient
+            missing = math.log(self.codebook_size) + (mean * mean.log()).sum()
             return Quantized(quantized, indices, self.diversity * missing, used, None)
 
-    lookup = VectorQuantizer.lookup
+    lookup, start = VectorQuantizer.lookup, VectorQuantizer.start
 
 # %% ../nbs/06_quantize.ipynb #d370235a
 QUANTIZERS = {"vq": VectorQuantizer, "ema": EMAVectorQuantizer, "gumbel": GumbelQuantizer}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAIN_PRESETS', 'MODELS', 'TrainConfig', 'train_preset', 'lr_at', 'foreground_at', 'resolve_precision', 'autocast',
-           'Trainer', 'evaluate', 'predictor', 'holding_interrupts', 'train', 'load_model']
+           'optimisers', 'Trainer', 'evaluate', 'predictor', 'holding_interrupts', 'train', 'load_model']
 
 # %% ../nbs/11_training.ipynb #43e291a6
 import signal
@@ -27,7 +27,7 @@ from .dvae import DVAE
 from .metrics import Scores
 from .muon import Muon, matrices
 from .networks import ModelConfig, check_divisible, configure
-from .vqgan import VQGAN, Adversary, clipped, reconstruction_loss
+from .vqgan import VQGAN, Adversary, clipped, joints_loss, reconstruction_loss
 
 # %% ../nbs/11_training.ipynb #6b6e1afb
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class TrainConfig:
     clip:float = 1.0          # largest norm of the generator's gradient; 0: none
     foreground:tuple = (4.0, 0.0)  # weight added where the target is not black: at the start, and after four fifths
     temporal:float = 1.0      # weight of the frame differences
+    joints:float = 0.2        # weight of the joints, where the model's tokens describe motion
     gan_weight:float = 0.05   # share of the reconstruction's gradient given to the adversary; 0: no adversary
     gan_start:float = 0.9     # share of the training after which the adversary begins
     gan_cap:float = 10.0      # bound of the ratio of gradients
@@ -59,6 +60,7 @@ class TrainConfig:
 
 TRAIN_PRESETS = {
     "cpu": TrainConfig(),
+    "pixels": TrainConfig(),
     "smoke": TrainConfig(steps=60, batch=4, warmup=5, log_every=5, eval_every=30, eval_clips=8),
     "paper": TrainConfig(steps=100_000, batch=1, frames=64, size=128, optimizer="adamw", lr=2.25e-5, betas=(0.5, 0.9),
                          weight_decay=0.0, warmup=0, cosine=False, clip=0.0, foreground=(0.0, 0.0), temporal=0.0,
@@ -67,7 +69,7 @@ TRAIN_PRESETS = {
 
 
 def train_preset(
-    scale:str,  # "smoke", "cpu" or "paper"
+    scale:str,  # "smoke", "cpu", "pixels" or "paper"
     **changes,  # fields to change
 )->TrainConfig:
     "The training configuration of a scale; an unknown key raises."
@@ -116,6 +118,17 @@ def autocast(
 MODELS = {"vqgan": VQGAN, "dvae": DVAE}
 
 
+def optimisers(
+    model,               # a network
+    config:TrainConfig,
+)->tuple:                # AdamW, and Muon or None
+    "The optimisers of the generator: Muon for the matrices it takes, where it is asked for, AdamW for the rest."
+    by_muon = matrices(model) if one_of(config.optimizer, ("muon", "adamw"), "optimizer") == "muon" else []
+    others = [p for p in model.parameters() if not any(p is q for q in by_muon)]
+    adamw = torch.optim.AdamW(others, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
+    return adamw, Muon(by_muon, config.lr, weight_decay=config.weight_decay) if by_muon else None
+
+
 class Trainer:
     "A model, its adversary and optimisers, and the step they have reached."
     def __init__(self,
@@ -126,24 +139,32 @@ class Trainer:
     ):
         for size, what in ((config.frames, "frames"), (config.size, "size")):
             check_divisible(size, model.compression, what)
+        if model.space == "motion" and (config.frames, config.size) != (model.frames, model.size):
+            raise ConfigError(f"the model is made for {model.frames} frames of {model.size} pixels, the clips have "
+                              f"{config.frames} of {config.size}: set frames and size of the model to these")
         self.name, self.config, self.device, self.step = one_of(name, MODELS, "model"), config, device, 0
         self.precision = resolve_precision(config.precision, device)
         self._seed(-1)
         self.model = MODELS[name](model).to(device, memory_format=torch.channels_last_3d)
-        by_muon = matrices(self.model) if one_of(config.optimizer, ("muon", "adamw"), "optimizer") == "muon" else []
-        others = [p for p in self.model.parameters() if not any(p is q for q in by_muon)]
-        self.opt = torch.optim.AdamW(others, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
-        self.muon = Muon(by_muon, config.lr, weight_decay=config.weight_decay) if by_muon else None
+        self.opt, self.muon = optimisers(self.model, config)
         self.adversary = self.gan_opt = None
         if name == "vqgan" and config.gan_weight:
             self.adversary = Adversary(model, config.gan_weight, config.gan_cap).to(device)
             self.gan_opt = torch.optim.AdamW(self.adversary.parameters(), config.gan_lr, (0.5, 0.9), weight_decay=0.0)
+
+    def start(self,
+        clips,  # training `Clips`
+    ):
+        "What a model may want to know of the data before its first step: see `TokenModel.start`."
+        self._seed(-1)
+        if self.model.motion: self.model.start(torch.from_numpy(clips.draw(np.random.default_rng([self.config.seed]), 8000)))
 
     def _seed(self, step): torch.manual_seed(int(np.random.SeedSequence([self.config.seed, step + 1]).generate_state(1)[0]))
 
     def train_step(self,
         x,         # (B, C, F, H, W) what the model is given
         target,    # (B, C', F, H, W) what it has to rebuild
+        joints,    # (B, V, F, K, 2|3) in pixels, what both were drawn from
     )->dict:       # the step's losses, as tensors
         "One step of the generator, and one of the adversary once it has begun."
         c, progress = self.config, self.step / self.config.steps
@@ -157,6 +178,9 @@ class Trainer:
         rec = reconstruction_loss(target, pred, foreground_at(self.step, c), c.temporal)
         losses = dict(rec=rec, quantizer=out.loss, perplexity=out.perplexity)
         loss = rec + out.loss
+        if out.joints:
+            losses["joints"] = joints_loss(joints, out.joints)
+            loss = loss + c.joints * losses["joints"]
         if playing:
             with autocast(self.precision, self.device):
                 losses["game"] = self.adversary.generator_loss(rec, pred, self.model.last_layer)
@@ -273,6 +297,7 @@ def train(
     trainer = Trainer(name, model, config, device)
     asked = dict(name=name, model=asdict(model), config=asdict(config), precision=trainer.precision)
     best = _resume(trainer, out, asked)
+    if trainer.step == 0: trainer.start(clips)
     began, first = time.perf_counter(), trainer.step
     with (holding_interrupts() as interrupted,
           tqdm(total=config.steps, initial=first, desc=name, disable=not progress, file=sys.stdout, mininterval=5) as bar):

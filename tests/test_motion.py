@@ -1,0 +1,147 @@
+"""Tokens that describe motion: the drawing, the basis, the start from training clips, and resuming."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from motion_vq.clips import clip_maps, load_clips
+from motion_vq.checkpoints import load_checkpoint
+from motion_vq.core import ConfigError
+from motion_vq.drawing import draw, draw_limbs, planes
+from motion_vq.dvae import DVAE
+from motion_vq.heatmaps import render
+from motion_vq.networks import preset
+from motion_vq.quantize import GumbelQuantizer, nearest
+from motion_vq.synthetic import write_dataset
+from motion_vq.training import Trainer, train, train_preset
+from motion_vq.trajectory import joints_shape, moments
+from motion_vq.transform import MotionBasis
+from motion_vq.vqgan import VQGAN
+
+MODEL = preset("cpu", codebook_size=16, widths=(8, 8), features=4, refine=4, disc_widths=(8, 8, 8))
+CONFIG = train_preset("smoke", steps=6, batch=2, eval_every=3, log_every=1, eval_clips=2, gan_start=0.5, precision="float32")
+KINDS = [(kind, F) for kind in ("2d", "exo", "3d") for F in (8, 16)]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory): return write_dataset(tmp_path_factory.mktemp("data")/"people", train=2, validation=2, frames=40, seed=0)
+
+
+def some_joints(config, n, seed=0):
+    "Smooth random motion, (n, V, F, K, 2|3) in pixels."
+    rng = np.random.default_rng(seed)
+    V, F, K, D = joints_shape(config)
+    path = rng.normal(0, 4, (n, V, 1, K, D)) + rng.normal(0, 1, (n, V, F, K, D)).cumsum(2) / 4 + 15.5
+    return torch.from_numpy(path.astype(np.float32))
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**31), size=st.integers(8, 40), sigma=st.floats(0.5, 3), where=st.floats(-1e3, 1e3))
+def test_the_drawing_is_the_renderers_picture(seed, size, sigma, where):
+    joints = torch.from_numpy(np.random.default_rng(seed).uniform(-8, size + 8, (2, 3, 19, 2)).astype(np.float32))
+    joints[0, 0] += where  # one person somewhere else
+    ours, theirs = draw_limbs(joints, size, sigma), render(joints[:, None], size, sigma)[:, 0, 0]
+    edge = (ours > 0) != (theirs > 0)  # a pixel that lies on the cut may fall to either side
+    assert (ours - theirs).abs()[~edge].max() <= 1e-4 and torch.maximum(ours, theirs)[edge].le(0.0112).all()
+
+
+def test_the_pull_on_a_joint_points_to_its_target():
+    start, goal = torch.full((1, 1, 1, 19, 2), 12.0), torch.full((1, 1, 1, 19, 2), 13.0)
+    start.requires_grad_()
+    (draw(start, "2d", 24) - draw(goal, "2d", 24)).square().sum().backward()
+    assert (start.grad.sum((0, 1, 2, 3)) < 0).all()  # downhill is to the right and down
+
+
+def test_planes_refuses_what_is_no_single_pose():
+    with pytest.raises(ConfigError, match="tri-planes need"): planes(torch.zeros(1, 3, 16, 19, 2), "3d")
+    with pytest.raises(ConfigError, match="'4d'"): planes(torch.zeros(1, 1, 16, 19, 2), "4d")
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(1, 12), dim=st.integers(1, 6), clips=st.integers(3, 30), seed=st.integers(0, 2**31))
+def test_the_basis_is_an_orthogonal_projection(n, dim, clips, seed):
+    shape = (1, 2, 3, 2)  # 12 numbers: often fewer than the tokens have room for
+    x = torch.from_numpy(np.random.default_rng(seed).normal(0, 5, (clips, *shape)).astype(np.float32))
+    basis = MotionBasis(shape, n, dim)
+    basis.fit(x)
+    back = basis.synthesise(basis.analyse(x))
+    torch.testing.assert_close(basis.synthesise(basis.analyse(back)), back, rtol=0, atol=1e-3)
+    lost, kept, all_ = ((a - b).square().sum() for a, b in ((x, back), (back, x.mean(0)), (x, x.mean(0))))
+    torch.testing.assert_close(lost + kept, all_, rtol=1e-3, atol=1e-2)
+    singular = torch.linalg.svdvals((x - x.mean(0)).flatten(1).double())[n * dim:]
+    torch.testing.assert_close(lost.double(), singular.square().sum(), rtol=1e-3, atol=1e-2)  # Eckart and Young: none better
+
+
+def test_moments_find_a_line():
+    picture = draw_limbs(torch.tensor([8.0, 20.0]).repeat(19, 1), 32, 1.5)  # all joints in x = 8, y = 20
+    m = moments(picture)
+    torch.testing.assert_close(m[1:3], torch.tensor([(8 - 15.5) / 16, (20 - 15.5) / 16]), rtol=0, atol=1e-3)
+    torch.testing.assert_close(m[3] / 10 * 16**2, torch.tensor(1.5**2), rtol=0.1, atol=0)  # spread: sigma squared
+
+
+@pytest.mark.parametrize("kind,compression", KINDS)
+@pytest.mark.parametrize("build", [VQGAN, DVAE])
+def test_every_kind_codes_and_decodes(kind, compression, build):
+    torch.manual_seed(0)
+    model = build(replace(MODEL, kind=kind, compression=compression)).eval()
+    joints = some_joints(model.config, 40)
+    model.start(joints)
+    x, target = clip_maps(joints[:3].numpy(), kind, 32)
+    with torch.no_grad(): out = model(x)
+    assert out.reconstruction.shape == target.shape and out.indices.shape == (3, 16 // compression, *2 * [32 // compression])
+    assert out.joints[0].shape == joints[:3].shape
+    torch.testing.assert_close(model.decode(model.encode(x)), out.reconstruction, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("build", [VQGAN, DVAE])
+def test_the_start_is_a_codec_already(build):
+    "Given the true latents, the untrained model's tokens are those of the nearest codes, and its joints are near."
+    torch.manual_seed(0)
+    model = build(replace(MODEL, codebook_size=64)).eval()
+    joints = some_joints(model.config, 400)
+    model.start(joints)
+    z = model.decoder.basis.analyse(joints[:8]).transpose(1, 2).unflatten(2, model.decoder.grid)
+    indices = model.quantizer(model.pre(z)).indices
+    vectors = z.flatten(2).transpose(1, 2).flatten(0, 1)
+    assert torch.equal(indices.flatten(), nearest(vectors, model.quantizer.codebook))
+    still = model.decoder.basis.mean.view(joints.shape[1:])
+    off = lambda j: (j - joints[:8]).norm(dim=-1).mean()
+    assert off(model.decoder.joints(model.quantizer.lookup(indices))) < 0.6 * off(still)
+
+
+def test_sure_logits_have_a_gradient():
+    "Where a choice is so sure that its probability is 1 and the others' 0, the diversity term must not be NaN."
+    quantizer = GumbelQuantizer(4, 2, diversity=1.0)
+    logits = torch.zeros(1, 4, 1, 1, 2); logits[:, 0] = 1e4
+    logits.requires_grad_()
+    out = quantizer(logits)
+    out.loss.backward()
+    torch.testing.assert_close(out.loss, torch.tensor(np.log(4), dtype=torch.float32))
+    assert logits.grad.isfinite().all()
+
+
+def test_other_sizes_are_refused_before_anything_runs():
+    model = VQGAN(MODEL)
+    with pytest.raises(ConfigError, match="16 frames of 32 x 32"): model(torch.zeros(1, 17, 24, 32, 32))
+    with pytest.raises(ConfigError, match="made for 16 frames"): Trainer("vqgan", MODEL, replace(CONFIG, frames=32))
+    with pytest.raises(ConfigError, match="frames is 12"): VQGAN(replace(MODEL, frames=12))
+    with pytest.raises(ConfigError, match="space"): replace(MODEL, space="time")
+
+
+@pytest.mark.parametrize("name", ["vqgan", "dvae"])
+def test_a_crash_and_a_second_start_leave_the_same_bits(name, root, tmp_path, monkeypatch):
+    clips = load_clips(root, "2d", 16, 32)[:2]
+    train(name, MODEL, CONFIG, *clips, tmp_path/"whole", progress=False)
+    step = Trainer.train_step
+    def fails(self, *a):
+        if self.step == 4: raise OSError("the power went")
+        return step(self, *a)
+    with monkeypatch.context() as m, pytest.raises(OSError):
+        m.setattr(Trainer, "train_step", fails)
+        train(name, MODEL, CONFIG, *clips, tmp_path/"cut", progress=False)
+    monkeypatch.setattr(Trainer, "start", lambda *a: pytest.fail("a resumed run starts anew"))
+    train(name, MODEL, CONFIG, *clips, tmp_path/"cut", progress=False)
+    whole, cut = (load_checkpoint(tmp_path/f/"last.json")[1]["sha256"] for f in ("whole", "cut"))
+    assert whole == cut
