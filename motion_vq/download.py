@@ -244,7 +244,7 @@ def _from_any(servers, file, act):    # `servers` loses the one that fails to th
         except _Failed as e:
             servers.remove(server)
             said.append(f"{server}: {e}")
-    raise DataError("; ".join(said))
+    raise DataError("; ".join(said) or "no server works any more")
 
 # %% ../nbs/02_download.ipynb #baa29b44
 def _wanted(dest, sequences, servers):    # checked arguments
@@ -293,7 +293,8 @@ def download(
                         _from_any(servers, file, lambda url: _fetch(url, dest/file, bar, wait))
                 except DataError as e: failed.append(f"{file}{_kept(dest/file)}: {e}")
                 if not servers: break
-    except Locked: raise DataError(f"{dest}: another process is downloading into this folder; wait for it, or choose another folder") from None
+    except Locked: raise DataError(f"{dest}: another process is downloading into this folder: wait for it, or choose "
+                                   "another folder") from None
     except OSError as e: raise DataError(f"{e.filename or dest}: cannot be written ({e.strerror}): make room, or choose "
                                          "another folder; what has come is kept, and the same command goes on from there") from None
     if failed and not servers: raise DataError(f"{dest}: no server works any more. {failed[-1]}. What has come is kept; give the same "
