@@ -342,9 +342,8 @@ def main(
     parser.add_argument("dest", metavar="DEST", help="the data set's folder")
     parser.add_argument("--sequences", nargs="+", metavar="NAME", default=TRAIN_SEQUENCES + VALIDATION_SEQUENCES,
                         help="which ones (default: the paper's 47 for training and 13 for validation)")
-    parser.add_argument("--server", action="append", metavar="URL", dest="servers",
-                        help="address up to a sequence's name; may be given again: the first is asked first (default: "
-                             + ", then ".join(SERVERS) + ")")
+    parser.add_argument("--server", nargs="+", action="extend", metavar="URL", dest="servers",
+                        help=f"addresses up to a sequence's name, in the order in which to ask (default: {' '.join(SERVERS)})")
     parser.add_argument("--dry-run", action="store_true", help="list the files with their sizes, and write nothing")
     args = parser.parse_args(argv)
     given = args.dest, args.sequences, args.servers or SERVERS

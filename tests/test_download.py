@@ -623,7 +623,7 @@ def test_dry_run_knows_what_is_here_and_what_nobody_has(server, tmp_path, capsys
     fetch(server, tmp_path)
     before = there(tmp_path)
     server.reset()
-    assert dl.main([str(tmp_path), "--sequences", SEQ, "a", "--server", server.url, "--server", server.mirror, "--dry-run"]) == 1
+    assert dl.main([str(tmp_path), "--sequences", SEQ, "a", "--server", server.url, server.mirror, "--dry-run"]) == 1
     out, err = capsys.readouterr()
     assert f"{len(TAR):,} {ARCHIVE}  here" in out and "? a/calibration_a.json" in out and "404" in out
     assert f"0 bytes to fetch, {len(JSON) + len(TAR):,} here; the sizes of 2 files are unknown" in out
