@@ -1,7 +1,7 @@
 # Everything runs in the project's own .venv, made by `make setup` (and by any target that needs it).
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab docs readme environment export clean
+.PHONY: help setup demo test bench lab docs readme environment export clean
 
 PYTHON ?=
 BIN := .venv/bin
@@ -19,6 +19,9 @@ demo: $(DONE)  ## run the VQ-GAN and dVAE report on synthetic people, small, int
 
 test: $(DONE)  ## run every test and execute every notebook; ARGS="-k core" selects
 	@$(BIN)/python -m pytest -v $(ARGS)
+
+bench: $(DONE)  ## time what is fast against plain references, into _runs/benchmarks.json; ARGS="render" selects
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 lab: $(DONE)  ## open the notebooks in JupyterLab; saving cleans them
 	@$(BIN)/python -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs \

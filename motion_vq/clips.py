@@ -124,15 +124,14 @@ class Clips:
         n:int,         # number of clips
     )->np.ndarray:     # (n, V, F, K, 2|3) float32 joints in pixels
         "Random training windows, mirrored and turned at random."
-        return np.stack([self._random(rng) for _ in range(n)])
+        return fit(np.stack([self._random(rng) for _ in range(n)]), self.size).astype(np.float32)
 
     def _random(self, rng):
         index, start = self.starts[rng.integers(len(self.starts))]
         track, ok = self.tracks[index]
         joints = self._views(track, start, draw_cameras(self.kind, ok[:, start], rng))
         if self.kind == "3d": joints = yaw(joints, rng.uniform(0, 2 * np.pi))
-        if rng.random() < 0.5: joints = mirror(joints, PANOPTIC19)
-        return fit(joints, self.size).astype(np.float32)
+        return mirror(joints, PANOPTIC19) if rng.random() < 0.5 else joints
 
     def _views(self, track, start, cameras):
         joints = track.joints[start:start + self.frames]
@@ -201,12 +200,8 @@ def clip_maps(
     confidence=None,  # (B, V, F, K), or None for peaks of 1
 )->tuple:             # input (B, C, F, H, W) and target (B, C', F, H, W), float32 in [0, 1]
     "Draw a batch: what the model is given and what it has to rebuild."
-    joints = torch.as_tensor(joints, device=device)
-    if confidence is not None: confidence = torch.as_tensor(confidence, device=device)
-    draw = lambda **kw: render(joints, size, confidence=confidence, **kw)
-    if one_of(kind, KINDS, "kind") == "2d":
-        x = draw(combine=False)[:, 0]
-        return x, x.amax(1, keepdim=True)
+    draw = lambda **kw: render(torch.as_tensor(joints), size, confidence=confidence, device=device, **kw)
+    if one_of(kind, KINDS, "kind") == "2d": return draw(combine=False)[:, 0], draw()[:, 0]
     x = draw()[:, :, 0] if kind == "exo" else draw(kind="triplane")[:, 0]
     return x, x
 

@@ -9,11 +9,13 @@ __all__ = ['FOREGROUND', 'MSE_FLOOR', 'TDE_MAX', 'PAPER', 'RIGOROUS', 'ssim_map'
 
 # %% ../nbs/10_metrics.ipynb #3fe54e08
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .compiled import compiled
 from .core import ConfigError, DataError
 
 # %% ../nbs/10_metrics.ipynb #dfd03eee
@@ -29,7 +31,8 @@ def _clips(x, what):
         raise ConfigError(f"the {what} has shape {tuple(x.shape)}: expected (B, C, F, H, W), none of them 0")
     if not x.is_floating_point():
         raise ConfigError(f"the {what} is {x.dtype}: heatmaps are floating-point numbers in [0, 1]")
-    if bad := int((~torch.isfinite(x)).sum()):
+    if not all(math.isfinite(v) for v in x.aminmax()):
+        bad = int((~torch.isfinite(x)).sum())
         raise DataError(f"{bad} of the {x.numel()} values of the {what} are NaN or infinite: has the model diverged?")
     return x
 
@@ -48,20 +51,27 @@ def _exact(x):
 
 # %% ../nbs/10_metrics.ipynb #1ae4fcf1
 _C1, _C2 = 0.01**2, 0.03**2
+_GAUSS = np.exp(-(np.arange(11) - 5)**2 / (2 * 1.5**2))
+_GAUSS /= _GAUSS.sum()
+
+
+def _frame_size(x):
+    "Height and width of the frames of (..., H, W); a `ConfigError` if no window fits in."
+    height, width = x.shape[-2:]
+    if min(height, width) < 11:
+        raise ConfigError(f"frames of {height} x {width} pixels are too small for SSIM: its window is 11 x 11")
+    return height, width
 
 
 def _window(size, like):
     "The (size - 10, size) matrix that takes the Gaussian mean (11 wide, sigma 1.5) around each inner pixel."
-    w = torch.exp(-(torch.arange(11, dtype=torch.float64) - 5)**2 / (2 * 1.5**2))
-    rows = [F.pad(w / w.sum(), (i, size - 11 - i)) for i in range(size - 10)]
-    return torch.stack(rows).to(like)
+    w = torch.from_numpy(_GAUSS)
+    return torch.stack([F.pad(w, (i, size - 11 - i)) for i in range(size - 10)]).to(like)
 
 
 def _ssim_maps(x, y):
     "The SSIM maps (..., H - 10, W - 10) of `y` and of the blank prediction, both against `x`."
-    height, width = x.shape[-2:]
-    if min(height, width) < 11:
-        raise ConfigError(f"frames of {height} x {width} pixels are too small for SSIM: its window is 11 x 11")
+    height, width = _frame_size(x)
     rows, columns = _window(height, x), _window(width, x).T
     mean = lambda v: rows @ v @ columns
     mx, my = mean(x), mean(y)
@@ -80,7 +90,7 @@ def ssim_map(
 
 # %% ../nbs/10_metrics.ipynb #1aa62eaf
 def _frames(x, y):
-    "The numbers of every frame of one clip, from target and prediction (C, F, H, W)."
+    "The numbers of every frame of one clip, from target and prediction (C, F, H, W), on any device."
     x, y = _exact(x).clamp(0, 1), _exact(y).clamp(0, 1)
     mean, total = (lambda v: v.mean((0, 2, 3))), (lambda v: v.sum((0, 2, 3)))  # (C, F, ., .) -> (F,)
     ours, blank_map = _ssim_maps(x, y)
@@ -93,6 +103,98 @@ def _frames(x, y):
         change=F.pad(total(x.diff(dim=1).abs()), (1, 0)),
         change_error=F.pad(total(error.diff(dim=1).abs()), (1, 0)))
 
+# %% ../nbs/10_metrics.ipynb #3f456c7e
+@compiled
+def _ssim_sums(x, y, gauss):
+    "The sums of the SSIM map of `y` and of the blank prediction's, both against `x` (H, W)."
+    height, width = x.shape
+    down, across = np.empty((5, width)), np.empty((5, width - 10))  # means of x, y, x^2, y^2, x y
+    g0, g1, g2, g3, g4, g5 = gauss[0], gauss[1], gauss[2], gauss[3], gauss[4], gauss[5]
+    ours = blank = 0.0
+    for r in range(height - 10):
+        down[:] = 0
+        for k in range(11):
+            w, row, other = gauss[k], x[r + k], y[r + k]
+            for c in range(width):
+                a, b = row[c], other[c]
+                down[0, c] += w * a
+                down[1, c] += w * b
+                down[2, c] += w * a * a
+                down[3, c] += w * b * b
+                down[4, c] += w * a * b
+        for m in range(5):
+            d = down[m]
+            for c in range(width - 10):
+                across[m, c] = (g0 * (d[c] + d[c + 10]) + g1 * (d[c + 1] + d[c + 9]) + g2 * (d[c + 2] + d[c + 8])
+                                + g3 * (d[c + 3] + d[c + 7]) + g4 * (d[c + 4] + d[c + 6]) + g5 * d[c + 5])
+        for c in range(width - 10):
+            mx, my = across[0, c], across[1, c]
+            vx, vy, cov = across[2, c] - mx * mx, across[3, c] - my * my, across[4, c] - mx * my
+            down[0, c] = (2 * mx * my + _C1) * (2 * cov + _C2) / ((mx * mx + my * my + _C1) * (vx + vy + _C2))
+            down[1, c] = _C1 * _C2 / ((mx * mx + _C1) * (vx + _C2))
+        for c in range(width - 10):
+            ours += down[0, c]
+            blank += down[1, c]
+    return ours, blank
+
+
+@compiled
+def _error_sums(x, y, x0, y0, sums):
+    "Add to `sums` (8, W), column by column, what frames x and y (H, W) contribute after frames x0 and y0; see `_compiled_frames`."
+    for r in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            error, fg = y[r, c] - x[r, c], 1.0 if x[r, c] > FOREGROUND else 0.0
+            square, absolute = error * error, abs(error)
+            sums[0, c] += square
+            sums[1, c] += absolute
+            sums[2, c] += fg
+            sums[3, c] += fg * square
+            sums[4, c] += fg * absolute
+            sums[5, c] += (1 - fg) * absolute
+            sums[6, c] += abs(x[r, c] - x0[r, c])
+            sums[7, c] += abs(error - (y0[r, c] - x0[r, c]))
+
+
+@compiled
+def _clip_sums(x, y, gauss, sums):
+    "Add to `sums` (F, 10) the two sums of `_ssim_sums` and the eight of `_error_sums` for every frame of a clip (C, F, H, W)."
+    C, F, H, W = x.shape
+    now, before = np.empty((2, H, W)), np.empty((2, H, W))
+    for c in range(C):
+        for f in range(F):
+            for r in range(H):
+                for k in range(W):
+                    now[0, r, k], now[1, r, k] = min(max(x[c, f, r, k], 0.0), 1.0), min(max(y[c, f, r, k], 0.0), 1.0)
+            ours, blank = _ssim_sums(now[0], now[1], gauss)
+            sums[f, 0] += ours
+            sums[f, 1] += blank
+            last = before if f else now
+            errors = np.zeros((8, W))
+            _error_sums(now[0], now[1], last[0], last[1], errors)
+            for i in range(8):
+                for k in range(W): sums[f, 2 + i] += errors[i, k]
+            now, before = before, now
+
+
+def _compiled_frames(x, y):
+    "What `_frames` returns, for clips on the CPU."
+    (height, width), n = _frame_size(x), x[:, 0].numel()
+    x, y = ((v if v.dtype in (torch.float32, torch.float64) else v.float()).contiguous() for v in (x, y))
+    sums = np.zeros((x.shape[1], 10))
+    _clip_sums(x.numpy(), y.numpy(), _GAUSS, sums)
+    ours, blank, se, ae, fg, fg_se, fg_ae, bg_ae, change, change_error = torch.from_numpy(sums).unbind(1)
+    windows = len(x) * (height - 10) * (width - 10)
+    return dict(ssim=ours / windows, ssim_blank=blank / windows, mse=se / n, l1=ae / n, fg=fg, fg_se=fg_se, fg_ae=fg_ae,
+                bg=n - fg, bg_ae=bg_ae, change=change, change_error=change_error)
+
+# %% ../nbs/10_metrics.ipynb #7bdd0a21
+def _series(target, pred):
+    "`frame_series` of a checked pair."
+    if target.device.type == "cpu":
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool: clips = list(pool.map(_compiled_frames, target, pred))
+    else: clips = [_frames(x, y) for x, y in zip(target, pred)]
+    return {name: torch.stack([clip[name] for clip in clips]) for name in clips[0]}
+
 
 def frame_series(
     target:torch.Tensor,      # (B, C, F, H, W), clipped to [0, 1]; H and W at least 11
@@ -101,8 +203,7 @@ def frame_series(
     """The numbers of every frame: means over channels and pixels (`ssim`, `ssim_blank`, `mse`, `l1`), sums over
     foreground (`fg` pixels, `fg_se` squared, `fg_ae` absolute error) and background (`bg`, `bg_ae`), and sums of the
     change since the frame before (`change` of the target, `change_error`; 0 in the first frame)."""
-    clips = [_frames(x, y) for x, y in zip(*_pair(target, pred))]
-    return {name: torch.stack([clip[name] for clip in clips]) for name in clips[0]}
+    return _series(*_pair(target, pred))
 
 # %% ../nbs/10_metrics.ipynb #3c9a36f9
 PAPER = ("ssim", "psnr", "l1", "t_std")  # the names of the paper's metrics
@@ -238,7 +339,7 @@ class Scores:
         if shape != (self.shape or shape):
             raise ConfigError(f"a batch of clips {shape} after clips {self.shape}: all clips must have the same shape")
         names, counts, loss = _extras(n, sequences, indices, q_loss, self.codebook_size)
-        series = {k: v.cpu().double().numpy() for k, v in frame_series(target, pred).items()}
+        series = {k: v.cpu().double().numpy() for k, v in _series(target, pred).items()}
         self.shape, self.n_clips, self._names = shape, self.n_clips + n, self._names + names
         self._clips.append(dict(frames=np.full(n, float(shape[1])), **{k: v.sum(1) for k, v in series.items()}))
         for k, v in series.items(): self._frames[k] = self._frames.get(k, 0) + v.sum(0)

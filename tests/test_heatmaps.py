@@ -285,6 +285,53 @@ def test_skeletons():
     assert render(joints, 16, skeleton=COCO17, combine=False).shape[0] == len(COCO17.limbs)
 
 
+# ---- other devices: the tensor code, which a GPU runs, on the CPU
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 20), st.floats(0.3, 4), st.sampled_from(["limbs", "joints"]),
+       st.sampled_from(["2d", "triplane", "volume"]), st.booleans())
+def test_tensor_code_draws_the_same(seed, size, sigma, draw, kind, combine):
+    rng = np.random.default_rng(seed)
+    joints = rng.uniform(-0.3 * size - 3, 1.3 * size + 3, (2, 2, 19, 2 if kind == "2d" else 3))
+    joints[0, 0, 1] = joints[0, 0, 3]
+    joints[1, 1, 5] *= 1e6
+    c = rng.uniform(0, 1, (2, 2, 19))
+    pairs = PANOPTIC19.limb_index if draw == "limbs" else np.stack([np.arange(19)] * 2, 1)
+    C = 1 if combine else len(pairs)
+    maps = heatmaps._scatter(torch.from_numpy(joints), torch.from_numpy(c), pairs, heatmaps.VIEWS[kind], C, size, sigma).numpy()
+    ours = render(joints, size, sigma, kind, draw, combine, confidence=c)
+    maps, low = maps.reshape(ours.shape), math.exp(-4.5) * 1.001  # rounding may move a pixel across the cut
+    both = (maps > 0) == (ours > 0)
+    np.testing.assert_allclose(maps[both], ours[both], atol=1e-5, rtol=0)
+    assert (np.maximum(maps, ours)[~both] <= low).all() and (~both).sum() <= 2
+
+
+@pytest.mark.parametrize("kind, shape", [("2d", (17, 2, 24, 24)), ("triplane", (51, 2, 24, 24)), ("volume", (17, 2, 24, 24, 24))])
+def test_nothing_is_read_back_from_the_device(kind, shape):
+    "A meta tensor holds no numbers: whoever asks it for one fails."
+    joints = np.random.default_rng(0).uniform(0, 24, (2, 19, 2 if kind == "2d" else 3))
+    with pytest.raises(RuntimeError): torch.ones(1, device="meta").tolist()
+    maps = render(joints, 24, kind=kind, combine=False, confidence=np.ones((2, 19)), device="meta")
+    assert maps.is_meta and maps.shape == shape
+
+
+def test_a_named_device_gives_a_tensor():
+    joints = np.random.default_rng(0).uniform(0, 16, (2, 19, 2))
+    maps = render(joints, 16, device="cpu")
+    assert isinstance(maps, torch.Tensor) and (maps.numpy() == render(joints, 16)).all()
+
+
+@pytest.mark.parametrize("kind", ["2d", "triplane", "volume"])
+def test_threads_change_no_bit(kind):
+    joints, before, maps = np.random.default_rng(0).uniform(0, 16, (2, 3, 19, 2 if kind == "2d" else 3)), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            maps.append(render(joints, 16, kind=kind))
+    finally: torch.set_num_threads(before)
+    np.testing.assert_array_equal(*maps)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("kind", ["2d", "triplane", "volume"])
 def test_cuda_agrees_with_cpu(kind):
@@ -404,4 +451,4 @@ def test_the_module_stays_light():
     tree = ast.parse(inspect.getsource(heatmaps))
     names = {n.module if isinstance(n, ast.ImportFrom) else a.name for n in ast.walk(tree)
              if isinstance(n, (ast.Import, ast.ImportFrom)) for a in n.names}
-    assert names == {"math", "numpy", "torch", "torch.nn.functional", "core", "skeletons"}
+    assert names == {"math", "numpy", "torch", "compiled", "core", "skeletons"}

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
+from motion_vq import metrics
 from motion_vq.core import ConfigError, DataError
 from motion_vq.metrics import (PAPER, RIGOROUS, MeanPredictor, Scores, acceleration_error, bits_per_second, blank,
                                code_usage, frame_series, frozen, mean_map, mpjpe, paper_metrics, pck, psnr,
@@ -333,6 +334,37 @@ def test_joint_errors(seed, dims):
     assert acceleration_error(joints, pred) == pytest.approx(e)
     drift = joints + np.arange(5)[:, None, None] * 3.  # constant velocity: wrong places, right acceleration
     assert acceleration_error(joints, drift) == pytest.approx(0, abs=1e-9)
+
+
+@modest
+@given(seeds, st.integers(1, 3), st.integers(1, 4), st.integers(11, 24), st.integers(11, 24), st.sampled_from(["float32", "float64", "float16"]))
+def test_compiled_loops_and_tensor_code_agree(seed, channels, frames, height, width, dtype):
+    rng = np.random.default_rng(seed)
+    x, y = torch.from_numpy(rng.uniform(-.2, 1.2, (2, channels, frames, height, width))).to(getattr(torch, dtype))
+    y[:, 0] = x[:, 0]
+    one, other = metrics._frames(x, y), metrics._compiled_frames(x, y)
+    assert list(one) == list(other)
+    for k in one: assert torch.allclose(one[k], other[k], rtol=1e-10, atol=1e-12), k
+
+
+def test_threads_change_no_bit():
+    target = torch.from_numpy(lines((5, 2, 3, 20, 20), 0))
+    pred, before, found = torch.from_numpy(noisy(target.numpy(), 1)), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(frame_series(target, pred))
+    finally: torch.set_num_threads(before)
+    assert all(torch.equal(found[0][k], found[1][k]) for k in found[0])
+    alone = frame_series(target[2:3], pred[2:3])
+    assert all(torch.equal(found[0][k][2:3], alone[k]) for k in alone)
+
+
+def test_views_that_are_not_contiguous():
+    target = torch.from_numpy(lines((2, 2, 3, 20, 22), 0))
+    pred = torch.from_numpy(noisy(target.numpy(), 1))
+    turned = frame_series(target.transpose(-1, -2), pred.transpose(-1, -2))
+    for k, v in frame_series(target, pred).items(): assert torch.allclose(v, turned[k], rtol=1e-10), k
 
 
 def test_arguments_are_left_alone():

@@ -1,0 +1,96 @@
+"""The benchmarks' references compute what the library computes, and every row says what it should."""
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import bench_metrics, bench_render, references
+from benchmarks.core import KEYS, machine, peak_bytes, row, time_best
+from motion_vq.heatmaps import render
+from motion_vq.metrics import paper_metrics
+from motion_vq.skeletons import PANOPTIC19
+
+ROOT = Path(__file__).parents[1]
+LIMBS = PANOPTIC19.limb_index
+
+
+@pytest.mark.parametrize("size, sigma", [(32, 0.75), (17, 1.3), (6, 0.5)])
+def test_limbs_2d(size, sigma):
+    "To 1e-5, and the same pixels are lit."
+    people = bench_render.people(2, 5, size)[..., :2]
+    people[1] += size / 2  # half outside
+    for joints in people:
+        ours, theirs = render(joints, size, sigma)[0], references.limbs_2d(joints, LIMBS, size, sigma)
+        np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
+        np.testing.assert_array_equal(ours > 0, theirs > 0)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_triplanes_by_volume(apart):
+    "A volume is sampled at whole depths: its maxima are the tri-planes or a little less, but for the pixels at the cut."
+    sigma = 2.0
+    joints = bench_render.people(1, 3, 24)[0]
+    ours, theirs = render(joints, 24, sigma, "triplane"), references.triplanes_by_volume(joints, LIMBS, 24, sigma, apart)
+    lit = ours > 0.02
+    assert lit.any() and (theirs <= ours + 1e-5).all() and (theirs[lit] >= ours[lit] * math.exp(-1 / (8 * sigma**2)) - 1e-5).all()
+
+
+def test_paper_metrics():
+    target, pred = bench_metrics.pair(2, 4, 24)
+    ours, theirs = paper_metrics(target, pred), references.paper_metrics(target.numpy(), pred.numpy())
+    assert {k: ours[k] for k in theirs} == pytest.approx(theirs, abs=1e-6)
+
+
+def test_the_tensor_code_draws_the_training_batch():
+    joints = bench_render.people(2, 3, 16)[:, None, ..., :2].copy()
+    for ours, theirs in zip(bench_render.clip_maps(joints, "2d", 16), bench_render.as_on_other_devices(joints, 16)):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_rows():
+    rows = bench_render.run(size=16, frames=2, some=1, batch=(2, 2, 16), gpu_clips=1, repeats=1)
+    rows += bench_metrics.run(clips=1, frames=2, size=16, some=1, repeats=1)
+    assert len({r["name"] for r in rows}) == len(rows)
+    for r in rows:
+        assert set(KEYS) <= set(r) <= {*KEYS, "write_s", "peak_bytes"}
+        if r["note"] != "no GPU":
+            assert r["ours_s"] > 0 and r["reference_s"] > 0 and r["ratio"] == r["reference_s"] / r["ours_s"]
+
+
+def test_functions_take_turns_and_the_first_call_is_not_timed():
+    calls = []
+    best = time_best(lambda: calls.append("a"), lambda: calls.append("b"), repeats=2, turn=0)
+    assert len(best) == 2 and all(0 < t < 1 for t in best)
+    assert calls[:2] == ["a", "b"] and "".join(calls[2:]).replace("aa", "a").replace("bb", "b") == "abab"
+
+
+def test_peak_bytes():
+    "Two arrays of 8 MB are alive at once, a third is not."
+    def work():
+        a = np.ones(10**6)
+        b = a + 1
+        del a
+        return b * 2
+    assert 16e6 <= peak_bytes(work) < 17e6
+
+
+def test_command(tmp_path):
+    "A name that does not exist is refused; a real run writes machine facts and rows."
+    command = [sys.executable, "-m", "benchmarks"]
+    refused = subprocess.run([*command, "nothing"], cwd=ROOT, capture_output=True, text=True)
+    assert refused.returncode == 2 and "render" in refused.stderr
+    code = "from benchmarks import __main__, bench_metrics; from functools import partial; import sys; " \
+           "bench_metrics.run = partial(bench_metrics.run, 1, 2, 16, 1, 1); " \
+           f"sys.argv = ['', 'metrics', '--out', {str(tmp_path / 'x.json')!r}]; __main__.main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    written = json.loads((tmp_path / "x.json").read_text())
+    assert [r["name"] for r in written["rows"]] == ["paper metrics, 1 x 3 x 2 x 16 x 16"] and "paper metrics" in done.stdout
+    assert set(written["machine"]) == set(machine()) >= {"cores", "processor", "torch", "threads", "motion_vq", "commit"}
+
+
+def test_row():
+    assert row("x", 0.5, 2.0, ">= 3", write_s=1) == dict(name="x", ours_s=.5, reference_s=2., ratio=4., target=">= 3", note="", write_s=1)
