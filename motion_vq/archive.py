@@ -66,4 +66,5 @@ def _header(header, about):    # and what an earlier member says about this one 
     name, size = about.get(b"path") or name.split(b"\0", 1)[0], int(about.get(b"size") or _number(digits))
     if size < 0 or size > RECORD and kind in RECORDS: raise ValueError(f"a size of {size} bytes")
     if kind == b"S": raise ValueError("a file stored with holes")
-    return kind, name, 0 if kind in EMPTY or kind == b"\0" and name.endswith(b"/") else size
+    if kind == b"\0" and name.endswith(b"/"): kind = b"5"    # a directory, before there was a kind for it
+    return kind, name, 0 if kind in EMPTY else size
