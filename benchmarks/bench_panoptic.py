@@ -118,11 +118,11 @@ def run()->list[dict]:
         folder, cache = write(root), Path(root)/"cache"
         check(folder)
         slow = best(lambda: plain(folder), 3)
-        fast, pixels = best(lambda: ours(folder), 15), best(lambda: ours_pixels(folder), 15)
+        fast, pixels = best(lambda: ours(folder), 40), best(lambda: ours_pixels(folder), 40)
         def first():
             shutil.rmtree(cache, ignore_errors=True)
             read_sequence(folder, cache)
-        kept = best(first, 5)
+        kept = best(first, 10)
         found = best(lambda: read_sequence(folder, cache), 30)
         assert len(list(cache.iterdir())) == 1
     people = "2,000 frames, 1 to 3 people, 10 cameras; the loop parses each frame once"

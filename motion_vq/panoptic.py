@@ -194,7 +194,7 @@ def _cameras(data, path):    # a calibration's bytes -> {node: Camera}
         if type(node) is not int or not 0 <= node < 2**31 or node in cameras:
             raise DataError(f"{where}: a node is a number from 0 that occurs once")
         K, dist, R, t, size = (_array(entry, key, where) for key in _SHAPES)
-        if not 1 <= min(size) <= max(size) <= 2**16: raise DataError(f"{where}: a resolution of {size.tolist()} pixels")
+        if min(size) < 1: raise DataError(f"{where}: resolution {size.tolist()} is not positive")
         name = entry.get("name", f"00_{node:02d}")
         try: cameras[node] = Camera(name if type(name) is str else short(name), 0, node, K, dist, R, t, tuple(size))
         except DataError as e: raise DataError(f"{where}: {e}; download the calibration again") from None
@@ -264,8 +264,10 @@ def _in_folder(path, sequence):           # a folder -> [(frame, file, bytes), .
 def _in_order(found, path, sequence):
     if not found: raise DataError(f"{path}: sequence {sequence}: no file body3DScene_%08d.json; download it again")
     found = sorted(found, key=itemgetter(0))
-    for a, b in pairwise(found):
-        if a[0] == b[0]: raise DataError(f"{path}: sequence {sequence}, frame {a[0]}: occurs twice; remove one of the files")
+    frames = [frame for frame, *_ in found]
+    if len(set(frames)) < len(frames):
+        twice = next(a for a, b in pairwise(frames) if a == b)
+        raise DataError(f"{path}: sequence {sequence}, frame {twice}: occurs twice; remove one of the files")
     return found
 
 # %% ../nbs/02_panoptic.ipynb #aa1d3c5b
@@ -282,22 +284,22 @@ def _content(folder):    # -> bytes that stand for the frames, and a function th
 
 # %% ../nbs/02_panoptic.ipynb #032fa23e
 def _columns(scenes, sequence):    # [(frame, file, bytes), ...] -> {name: array}
-    frames, persons, rows, empty = array("q"), array("i"), [], 0
+    persons, rows, counts = array("i"), [], []
     for frame, path, data in scenes:
         if (found := _bodies(data)) is None: raise DataError(f"{path}: sequence {sequence}, frame {frame}: {_fault(data)}")
-        frames.extend([frame] * len(found[0]))
         persons += found[0]
         rows += found[1]
-        empty += not found[0]
+        counts.append(len(found[0]))
     if not rows: raise DataError(f"{path.parent}: sequence {sequence}: no body in any of {len(scenes)} frames; remove the sequence")
-    frames, persons, numbers = np.array(frames), np.array(persons), np.frombuffer(b"".join(rows)).reshape(-1, 19, 4)
+    frames = np.repeat([frame for frame, _, _ in scenes], counts)
+    persons, numbers = np.array(persons), np.frombuffer(b"".join(rows)).reshape(-1, 19, 4)
     _check_numbers(frames, persons, numbers, {frame: (path, data) for frame, path, data in scenes}, sequence)
     tracks = split_tracks(frames, persons)
     order = np.concatenate(tracks)
     numbers = numbers.astype(np.float32)[order]
     return dict(frame=frames[order], person=persons[order], joints=numbers[..., :3].copy(),
                 confidence=np.maximum(numbers[..., 3], 0), track=np.array([0, *accumulate(map(len, tracks))]),
-                counts=np.array([len(scenes), empty]))
+                counts=np.array([len(scenes), counts.count(0)]))
 
 
 def _check_numbers(frames, persons, numbers, scenes, sequence):

@@ -192,13 +192,15 @@ class Camera:
         joints = np.asarray(joints, np.float64)
         shape, points, (k1, k2, p1, p2, k3) = joints.shape[:-1], joints.reshape(-1, 3).T, self.dist
         with np.errstate(all="ignore"):  # a point beside the lens itself has r2 = inf, and no picture
-            X, Y, Z = (r @ points + t for r, t in zip(self.R, self.t))
+            X, Y, Z = self.R @ points
+            X += self.t[0]; Y += self.t[1]; Z += self.t[2]
             x, y = X / Z, Y / Z
             r2 = x * x + y * y
             bend = 1 + r2 * (k1 + r2 * (k2 + r2 * k3)) + 2 * p1 * y + 2 * p2 * x
             x, y = x * bend + p2 * r2, y * bend + p1 * r2
-            u, v, w = (a * x + b * y + c for a, b, c in self.K)
-            pixels = np.stack([u / w, v / w])
+            u, v = (a * x + b * y + c for a, b, c in self.K[:2])
+            if (self.K[2] != (0, 0, 1)).any(): u, v = (p / (self.K[2] @ [x, y, np.ones_like(x)]) for p in (u, v))
+            pixels = np.stack([u, v])
             np.copyto(pixels, np.nan, where=~((Z > 0) & (r2 < min(self.reach, 1e8)**2)))
         return np.moveaxis(pixels.reshape(2, *shape), 0, -1), Z.reshape(shape)
 
@@ -209,10 +211,13 @@ def in_view(
     resolution:tuple,       # (width, height) of the image
 )->np.ndarray:              # (..., F) bool
     "Which frames count: over 90 % of the joints sure and inside the image, none without a picture."
-    (u, v), (width, height) = np.moveaxis(pixels, -1, 0), resolution
+    (u, v), (width, height), K = np.moveaxis(pixels, -1, 0), resolution, pixels.shape[-2]
     inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
     if confidence is not None: inside &= np.asarray(confidence) > 0.1
-    return (10 * inside.sum(-1) > 9 * inside.shape[-1]) & (np.isfinite(u) & np.isfinite(v)).all(-1)
+    return (10 * _count(inside) > 9 * K) & (_count(np.isfinite(u) & np.isfinite(v)) == K)
+
+
+def _count(flags): return flags.astype(np.float32) @ np.ones(flags.shape[-1], np.float32)    # faster than a sum over a short axis
 
 
 def visible(

@@ -1,4 +1,5 @@
 """Checkpoints that are cut, altered, or something else in disguise: one class of error, and nothing damaged is ever loaded."""
+import hashlib
 import pickle
 import struct
 from dataclasses import asdict
@@ -127,7 +128,6 @@ def test_a_pickle_in_disguise_is_refused_unread(whole, files, data, tmp_path):
 
 def forged(whole, files, data, **changes):
     "A description whose digests fit: of these bytes as tensors, or with these changes."
-    import hashlib
     description, tensors = files
     meta = orjson.loads(whole[description])
     del meta["digest"]

@@ -3,7 +3,9 @@ import hashlib
 import io
 import json
 import os
+import resource
 import shutil
+import signal
 import tarfile
 import warnings
 
@@ -227,6 +229,13 @@ def test_any_calibration_is_read_or_refused(place, listed, whole):
     read(place, folder, cache=len(data) % 4 == 0)
 
 
+@pytest.mark.parametrize("node", [-1, 2**31, 2**63, 2**64 - 1, 2**64, 0.5, True])
+def test_a_node_is_a_number_from_0(place, node):
+    folder = fresh(place, to_json(dict(cameras=[CAMERA, dict(CAMERA, node=node)])).encode())
+    write_tar(folder/TAR, [to_json(dict(bodies=[dict(id=0, joints19=STANDING)])).encode()])
+    assert not read(place, folder, cache=True)
+
+
 # --- archives ---
 
 SCENE = st.integers(0, 20).map(lambda n: f"body3DScene_{n:08d}.json")
@@ -282,7 +291,6 @@ def test_links_and_devices_are_passed_over_and_strange_names_are_only_names(plac
 @pytest.mark.parametrize("what", ["claimed", "archive", "frame", "calibration", "member"])
 def test_ten_gigabytes_are_refused_before_they_are_read(place, what):
     "Claimed by a header, or really there as a file with a hole: nobody could read it in the memory that is allowed here."
-    import resource
     folder, good = fresh(place), to_json(dict(bodies=[dict(id=0, joints19=STANDING)])).encode()
     write_tar(folder/TAR, [good])
     if what == "claimed": (folder/TAR).write_bytes(member(place, "body3DScene_00000000.json", tarfile.REGTYPE, good, b"\x80" + (10 * 2**30).to_bytes(11, "big")) + bytes(1024))
@@ -301,7 +309,18 @@ def test_ten_gigabytes_are_refused_before_they_are_read(place, what):
     finally: resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def test_pipes_and_devices_in_the_place_of_files_are_not_waited_for(place):
+@pytest.fixture
+def no_waiting():
+    "A call that waits for ever is a failure, too."
+    def stop(*_): raise AssertionError("still waiting")                 # no OSError, which is what a reader expects
+    old = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(30)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, old)
+
+
+def test_pipes_and_devices_in_the_place_of_files_are_not_waited_for(place, no_waiting):
     good = to_json(dict(bodies=[dict(id=0, joints19=STANDING)])).encode()
     for file in ("calibration_seq.json", TAR, f"{INNER}/body3DScene_00000001.json"):
         for make in (os.mkfifo, lambda p: os.symlink("/dev/zero", p), os.mkdir, lambda p: os.symlink("nowhere", p)):
