@@ -12,9 +12,10 @@ import zlib
 from .core import DataError
 
 # %% ../nbs/02_archive.ipynb #82bc8228
-BLOCK, RECORD = 512, 2**20    # bytes; a name or a list of attributes is never longer than RECORD
-FILES, EMPTY, RECORDS = b"07\0", b"123456", b"LxKg"    # kinds: files, those without data, names and attributes
+BLOCK, RECORD = 512, 2**20      # bytes; a name or a list of attributes is never longer than RECORD
+FILES, EMPTY, RECORDS = {b"0", b"7", b"\0"}, {b"%d" % kind for kind in range(1, 7)}, {b"L", b"x", b"K", b"g"}   # kinds
 _FIELDS = struct.Struct("100s 24x 12s 12x 8s 1s 355x")    # name, size, checksum, kind
+_END = bytes(BLOCK)
 
 
 def _number(field):    # a header's octal or binary digits
@@ -44,7 +45,7 @@ def members(
 ):                # yields (name in bytes, position of its first byte, its size in bytes) of each file, in the archive's order
     "Find the files in an archive; links, devices and directories are passed over, damage is a `DataError`."
     at, about = 0, {}
-    while (header := data[at:at + BLOCK]) != bytes(BLOCK):
+    while (header := data[at:at + BLOCK]) != _END:
         try: kind, name, size = _header(header, about)
         except ValueError as e: raise DataError(f"at byte {at}: {e}") from None
         start, at = at + BLOCK, at + BLOCK + (size + BLOCK - 1) // BLOCK * BLOCK

@@ -13,7 +13,6 @@ import re
 import stat
 import struct
 import tarfile
-from array import array
 from collections import defaultdict
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -208,10 +207,8 @@ _doubles = struct.Struct("76d").pack
 def _bodies(data):    # a frame's bytes -> its body ids, and 608 bytes for each; or None if anything is wrong
     try:
         bodies = orjson.loads(data)["bodies"]
-        ids = [body["id"] for body in bodies]
-        if type(bodies) is not list or not {*map(type, ids)} <= {int} or len(set(ids)) < len(ids): return None
-        return array("i", ids), [_doubles(*body["joints19"]) for body in bodies]
-    except (orjson.JSONDecodeError, KeyError, TypeError, OverflowError, struct.error): return None
+        if type(bodies) is list: return [body["id"] for body in bodies], [_doubles(*body["joints19"]) for body in bodies]
+    except (orjson.JSONDecodeError, KeyError, TypeError, struct.error): return None
 
 # %% ../nbs/02_panoptic.ipynb #8cb03d95
 def _fault(data):    # a frame's bytes -> what is wrong, or None
@@ -234,6 +231,11 @@ def _fault_of_body(person, row):
         return f"joints19 is {has}, not 76 = 19 x (x, y, z, confidence)"
     wrong = [v for v in row if type(v) not in (float, int)]
     return wrong and f"joints19 holds {short(wrong[0])}, not a number"
+
+
+def _refuse(scenes, sequence):    # the first of [(frame, file, bytes), ...] that has a fault
+    for frame, path, data in scenes:
+        if fault := _fault(data): raise DataError(f"{path}: sequence {sequence}, frame {frame}: {fault}")
 
 # %% ../nbs/02_panoptic.ipynb #3053ff49
 _SCENE = re.compile(rb"(?:.*/)?body3DScene_([0-9]{8})\.json", re.DOTALL)
@@ -264,7 +266,7 @@ def _in_folder(path, sequence):           # a folder -> [(frame, file, bytes), .
 def _in_order(found, path, sequence):
     if not found: raise DataError(f"{path}: sequence {sequence}: no file body3DScene_%08d.json; download it again")
     found = sorted(found, key=itemgetter(0))
-    frames = [frame for frame, *_ in found]
+    frames = list(map(itemgetter(0), found))
     if len(set(frames)) < len(frames):
         twice = next(a for a, b in pairwise(frames) if a == b)
         raise DataError(f"{path}: sequence {sequence}, frame {twice}: occurs twice; remove one of the files")
@@ -284,18 +286,20 @@ def _content(folder):    # -> bytes that stand for the frames, and a function th
 
 # %% ../nbs/02_panoptic.ipynb #032fa23e
 def _columns(scenes, sequence):    # [(frame, file, bytes), ...] -> {name: array}
-    persons, rows, counts = array("i"), [], []
-    for frame, path, data in scenes:
-        if (found := _bodies(data)) is None: raise DataError(f"{path}: sequence {sequence}, frame {frame}: {_fault(data)}")
+    persons, rows, counts = [], [], []
+    for scene in scenes:
+        if (found := _bodies(scene[2])) is None: _refuse([scene], sequence)
         persons += found[0]
         rows += found[1]
         counts.append(len(found[0]))
-    if not rows: raise DataError(f"{path.parent}: sequence {sequence}: no body in any of {len(scenes)} frames; remove the sequence")
-    frames = np.repeat([frame for frame, _, _ in scenes], counts)
-    persons, numbers = np.array(persons), np.frombuffer(b"".join(rows)).reshape(-1, 19, 4)
-    _check_numbers(frames, persons, numbers, {frame: (path, data) for frame, path, data in scenes}, sequence)
+    if not rows: raise DataError(f"{scene[1].parent}: sequence {sequence}: no body in any of {len(scenes)} frames; remove the sequence")
+    frames, numbers = np.repeat([frame for frame, _, _ in scenes], counts), np.frombuffer(b"".join(rows)).reshape(-1, 19, 4)
+    if {*map(type, persons)} != {int} or min(persons) < -2**31 or max(persons) >= 2**31: _refuse(scenes, sequence)
+    persons = np.array(persons, np.int32)
+    _check_numbers(frames, persons, numbers, scenes, sequence)
     tracks = split_tracks(frames, persons)
     order = np.concatenate(tracks)
+    if ((np.diff(frames[order]) == 0) & (np.diff(persons[order]) == 0)).any(): _refuse(scenes, sequence)    # an id twice
     numbers = numbers.astype(np.float32)[order]
     return dict(frame=frames[order], person=persons[order], joints=numbers[..., :3].copy(),
                 confidence=np.maximum(numbers[..., 3], 0), track=np.array([0, *accumulate(map(len, tracks))]),
@@ -303,13 +307,13 @@ def _columns(scenes, sequence):    # [(frame, file, bytes), ...] -> {name: array
 
 
 def _check_numbers(frames, persons, numbers, scenes, sequence):
-    for row, joint in np.argwhere(~(np.abs(numbers) <= ABSURD).all(-1))[:1]:
-        raise DataError(f"{scenes[frames[row]][0]}: sequence {sequence}, frame {frames[row]}, body {persons[row]}, joint {joint}: "
+    if not np.abs(numbers).max() <= ABSURD:
+        row, joint = np.argwhere(~(np.abs(numbers) <= ABSURD).all(-1))[0]
+        path = next(path for frame, path, _ in scenes if frame == frames[row])
+        raise DataError(f"{path}: sequence {sequence}, frame {frames[row]}, body {persons[row]}, joint {joint}: "
             f"{numbers[row, joint].tolist()} (x, y, z, confidence) is beyond {ABSURD:.0f} cm; repair or remove the frame")
-    for frame in np.unique(frames[((numbers == 0) | (numbers == 1)).any((1, 2))]).tolist():
-        path, data = scenes[frame]
-        if (b"true" in data or b"false" in data) and (fault := _fault(data)):
-            raise DataError(f"{path}: sequence {sequence}, frame {frame}: {fault}")
+    suspects = {*frames[((numbers == 0) | (numbers == 1)).any((1, 2))].tolist()}
+    _refuse([s for s in scenes if s[0] in suspects and (b"true" in s[2] or b"false" in s[2])], sequence)
 
 # %% ../nbs/02_panoptic.ipynb #718062f3
 def _camera_columns(cameras):    # {node: Camera} -> {name: array}
