@@ -11,6 +11,7 @@ from pathlib import Path
 
 import orjson
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors, save as dump_tensors
 from torch import nn
 
@@ -78,14 +79,19 @@ def load_checkpoint(
     path = Path(path)
     meta = read_json(path, CheckpointError)
     digest = meta.pop("digest", None) if isinstance(meta, dict) else None
-    if digest is None or digest != sha256_json(meta):
+    if digest is None or digest != sha256_json(meta) or path.read_bytes() != _description(meta, digest):
         raise CheckpointError(f"{path}: not a checkpoint's description, or altered: restore it from a copy")
-    try: data = (path.parent/meta["file"]).read_bytes()
-    except OSError as e: raise CheckpointError(f"{path.parent/meta['file']}: cannot be read ({e.strerror})") from None
-    if hashlib.sha256(data).hexdigest() != meta["sha256"]:
-        raise CheckpointError(f"{path.parent/meta['file']}: damaged, its SHA-256 is not the one in {path.name}: "
-                              "restore it from a copy, or train again")
-    return load_tensors(data), meta
+    file = path.parent/Path(str(meta.get("file"))).name
+    try: data = file.read_bytes()
+    except (OSError, ValueError) as e: raise CheckpointError(f"{file}: cannot be read ({e})") from None
+    if hashlib.sha256(data).hexdigest() != meta.get("sha256"):
+        raise CheckpointError(f"{file}: damaged, its SHA-256 is not the one in {path.name}: restore it from a copy, or train again")
+    try: return load_tensors(data), meta
+    except SafetensorError as e: raise CheckpointError(f"{file}: not a safetensors file ({e})") from None
+
+
+def _description(meta, digest):    # the bytes that `write_json` makes of it
+    return orjson.dumps(dict(meta, digest=digest), option=orjson.OPT_INDENT_2) + b"\n"
 
 # %% ../nbs/11_checkpoints.ipynb #c2c759fa
 def append_line(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from . import panoptic
+from .cache import cache_folder
 from .core import DataError, one_of, read_json, sha256_json
 from .heatmaps import render
 from .panoptic import EGO_NODES, EXO_NODES
@@ -167,9 +168,11 @@ def load_clips(
     kind:str="2d",   # "2d", "exo" or "3d"
     frames:int=16,   # length of a clip
     size:int=32,     # side of a heatmap, in pixels
+    cache="auto",    # folder to keep the sequences in once they are parsed; "auto": `cache_folder()`; None: keep nothing
 )->tuple:            # train `Clips`, validation `Clips`, manifest (dict)
     "Read a dataset and freeze its windows."
-    splits = {name: panoptic.read_split(root, name) for name in ("train", "validation")}
+    if cache == "auto": cache = cache_folder()
+    splits = {name: panoptic.read_split(root, name, cache=cache) for name in ("train", "validation")}
     clips = {name: Clips(s, kind, frames, size, name) for name, s in splits.items()}
     manifest = dict(kind=kind, frames=frames, size=size,
                     empty_frames={name: sum(x.empty for x in s) for name, s in splits.items()},

@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['TRAIN_SEQUENCES', 'VALIDATION_SEQUENCES', 'PAPER_SPLITS', 'SERVERS', 'POSES', 'TERMS', 'CONNECT', 'STALL', 'BLOCK',
-           'ATTEMPTS', 'LONGEST', 'sequence_files', 'tar_files', 'check_whole', 'download', 'sizes', 'main']
+           'ATTEMPTS', 'LONGEST', 'sequence_files', 'check_whole', 'download', 'sizes', 'main']
 
 # %% ../nbs/02_download.ipynb #094185c3
 import argparse
 import hashlib
+import mmap
 import os
 import re
 import sys
-import tarfile
 import time
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +25,7 @@ from tqdm import tqdm
 from urllib3 import PoolManager, ProxyManager, Retry, Timeout
 from urllib3.exceptions import HTTPError, InvalidHeader, ResponseError, SSLError
 
+from .archive import members
 from .core import ConfigError, DataError, MotionVQError, read_json, write_json
 
 # %% ../nbs/02_download.ipynb #5f7b7016
@@ -63,23 +64,6 @@ def sequence_files(
         f"a sequence's name is made of letters, digits, '_', '.' and '-', unlike {name!r}; an example is {TRAIN_SEQUENCES[0]!r}")
     return f"{name}/calibration_{name}.json", f"{name}/{POSES}.tar"
 
-# %% ../nbs/02_download.ipynb #46241dad
-def tar_files(
-    f,      # a tar archive, open for reading in binary
-):          # yields (name, offset, size) of every regular file in it
-    "Walk through an archive to its very end; a `DataError` says why it is not whole."
-    try:
-        with tarfile.open(fileobj=f, mode="r:") as tar:
-            for m in tar:
-                if m.size < 0: raise tarfile.ReadError("a negative size")    # tarfile would go round in circles
-                if m.isreg() and not m.issparse(): yield m.name, m.offset_data, m.size
-            f.seek(tar.offset)
-            tail = f.read()
-    except (tarfile.TarError, EOFError, ValueError, OverflowError) as e:
-        raise DataError(f"not a whole tar archive ({e})") from None
-    if not 512 <= len(tail) <= 2**20 or tail.strip(b"\0"):
-        raise DataError("not a whole tar archive (its end is missing or damaged)")
-
 # %% ../nbs/02_download.ipynb #9bd4cf32
 def check_whole(
     path,          # the file to read
@@ -89,12 +73,18 @@ def check_whole(
     with open(path, "rb") as f:
         if f.read(64).lstrip().startswith(b"<"): raise DataError("a web page in place of the file")
         f.seek(0)
-        if not str(name or path).endswith(".json"):
-            if not any([inside.endswith(".json") for inside, _, _ in tar_files(f)]): raise DataError("an archive without frames")
-            return
+        if not str(name or path).endswith(".json"): return _check_archive(f)
         try: value = orjson.loads(f.read())
         except orjson.JSONDecodeError as e: raise DataError(f"not valid JSON ({e})") from None
     if not isinstance(value, dict) or "cameras" not in value: raise DataError("no calibration: it lists no 'cameras'")
+
+
+def _check_archive(f):
+    if not os.fstat(f.fileno()).st_size: raise DataError("not a whole tar archive (it is empty)")
+    with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        try: names = [name for name, _, _ in members(data)]
+        except DataError as e: raise DataError(f"not a whole tar archive ({e})") from None
+    if not any(name.endswith(b".json") for name in names): raise DataError("an archive without frames")
 
 # %% ../nbs/02_download.ipynb #c0b37d06
 CONNECT, STALL = 10, 30    # seconds without a connection, and without a byte, after which a request has failed

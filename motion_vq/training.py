@@ -337,6 +337,6 @@ def load_model(
     try:
         model = MODELS[meta["name"]](configure(ModelConfig(), **meta["model"]))
         unpack(tensors, model=model)
-    except (KeyError, RuntimeError, ConfigError) as e:
+    except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as e:
         raise CheckpointError(f"{path}: does not fit this version of the library: {e}") from None
     return model.eval()

@@ -1,4 +1,7 @@
-"""What the tests of the notebooks leave for the end: one line for each notebook, and their number."""
+"""A cache that no other run has filled; and what the tests of the notebooks leave for the end, a line for each."""
+import os
+import tempfile
+
 import pytest
 
 NOTEBOOKS = pytest.StashKey[dict]()  # notebook -> what became of it
@@ -6,6 +9,9 @@ NOTEBOOKS = pytest.StashKey[dict]()  # notebook -> what became of it
 
 def pytest_configure(config):
     config.stash[NOTEBOOKS] = {}
+    folder = tempfile.TemporaryDirectory(prefix="motion_vq-cache-")
+    os.environ["MOTION_VQ_CACHE"] = folder.name    # for the processes that tests start, too
+    config.add_cleanup(folder.cleanup)
 
 
 @pytest.fixture(scope="session")
