@@ -137,8 +137,9 @@ def _whole(path, limit):    # a file's bytes
 
 
 def _download(path):    # a sequence's file -> what to do when it is missing or damaged
-    folder = next(p for p in Path(path).parents if p.name != POSES)
-    return f"if it is one of Panoptic's, download it: python -m motion_vq.download {folder.parent} --sequences {folder.name}"
+    folder, (kind, _, name) = next(p for p in Path(path).parents if p.name != POSES), Path(path).stem.partition("_")
+    if kind != "calibration": name = folder.name
+    return f"if it is one of Panoptic's, download it: python -m motion_vq.download {folder.parent} --sequences {name}"
 
 # %% ../nbs/02_panoptic.ipynb #c8fc2b1f
 _SHAPES = dict(K=(3, 3), distCoef=(5,), R=(3, 3), t=(3,), resolution=(2,))
