@@ -3,21 +3,19 @@ import json
 import shutil
 import tarfile
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.core import row, time_best
 from motion_vq.panoptic import EGO_NODES, POSES, Track, read_sequence, views, write_sequence
 from motion_vq.poses import in_view
 from motion_vq.synthetic import cameras, motion
 
-FRAMES = 2000
 
-
-def write(root):
-    "A sequence of 2,000 frames: one person all the time, a second and a third for a part of it."
-    people = [("gait", 0, FRAMES), ("talk", 300, 1200), ("wave", 700, 900)]
+def write(root, total):
+    "A sequence of `total` frames: one person all the time, a second and a third for a part of it."
+    people = [("gait", 0, total), ("talk", total * 3 // 20, total * 3 // 5), ("wave", total * 7 // 20, total * 9 // 20)]
     rng, tracks = np.random.default_rng(0), []
     for person, (action, start, frames) in enumerate(people):
         joints = motion(action, frames, seed=person, at=(60 * (person - 1), 0)).round(4).astype(np.float32)
@@ -98,39 +96,22 @@ def check(folder):
     assert rows == len(expected) and 0 < kept_rows < rows, "some frames count and some do not"
 
 
-def fastest(rounds, **ways):
-    "{name: seconds of the fastest of some calls}: (function, calls in a round), by turns, so that a busy minute is everyone's."
-    times = {name: float("inf") for name in ways}
-    for _ in range(rounds):
-        for name, (fn, calls) in ways.items():
-            for _ in range(calls):
-                start = time.perf_counter()
-                fn()
-                times[name] = min(times[name], time.perf_counter() - start)
-    return times
-
-
-def row(name, ours_s, reference_s, note): return dict(name=name, ours_s=ours_s, reference_s=reference_s, ratio=reference_s / ours_s, note=note)
-
-
-def run()->list[dict]:
+def run(frames=2000, repeats=4, turn=0.4):
     "The rows of the table; the results are compared before anything is timed."
     with tempfile.TemporaryDirectory() as root:
-        folder, cache = write(root), Path(root)/"cache"
+        folder, cache = write(root, frames), Path(root)/"cache"
         check(folder)
         def first():
             shutil.rmtree(cache, ignore_errors=True)
             read_sequence(folder, cache)
-        t = fastest(4, plain=(lambda: plain(folder), 1), ours=(lambda: ours(folder), 12), pixels=(lambda: ours_pixels(folder), 12),
-                    first=(first, 4), second=(lambda: read_sequence(folder, cache), 12))
+        alone, pixels, loop, made, found = time_best(
+            lambda: ours(folder), lambda: ours_pixels(folder), lambda: plain(folder), first, lambda: read_sequence(folder, cache),
+            repeats=repeats, turn=turn)
         assert len(list(cache.iterdir())) == 1
-    people = "2,000 frames, 1 to 3 people, 10 cameras; the loop parses each frame once, and is the fastest of 4, as ours of 48"
+    people = f"{frames:,} frames, 1 to 3 people, 10 cameras; the loop parses each frame once"
     return [
-        row("tar to arrays", t["ours"], t["plain"], f"target >= 50; {people}; joints, and which frames count for each camera"),
-        row("tar to arrays and every pixel", t["pixels"], t["plain"], f"{people}; all projected joints are kept as well"),
-        row("second read from the cache", t["second"], t["first"], "target >= 10; the first read parses, looks through 20 cameras, and writes"),
-        row("second read, against no cache", t["second"], t["ours"], "the reading of the first row, which neither hashes nor writes"),
+        row("tar to arrays", alone, loop, ">= 50", f"{people}; joints, and which frames count for each camera"),
+        row("tar to arrays and every pixel", pixels, loop, "", f"{people}; all projected joints are kept as well"),
+        row("second read from the cache", found, made, ">= 10", "the first read parses, looks through 20 cameras, and writes"),
+        row("second read, against no cache", found, alone, "", "the reading of the first row, which neither hashes nor writes"),
     ]
-
-
-if __name__ == "__main__": print(json.dumps(run(), indent=2))

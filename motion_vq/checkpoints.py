@@ -16,7 +16,7 @@ from safetensors.torch import load as load_tensors, save as dump_tensors
 from torch import nn
 
 from . import __version__
-from .core import CheckpointError, read_json, replacing, sha256_json, write_json
+from .core import CheckpointError, json_bytes, read_json, replacing, sha256_json, write_json
 
 # %% ../nbs/11_checkpoints.ipynb #0414be68
 def pack(
@@ -79,7 +79,7 @@ def load_checkpoint(
     path = Path(path)
     meta = read_json(path, CheckpointError)
     digest = meta.pop("digest", None) if isinstance(meta, dict) else None
-    if digest is None or digest != sha256_json(meta) or path.read_bytes() != _description(meta, digest):
+    if digest is None or digest != sha256_json(meta) or path.read_bytes() != json_bytes(dict(meta, digest=digest)):
         raise CheckpointError(f"{path}: not a checkpoint's description, or altered: restore it from a copy")
     file = path.parent/Path(str(meta.get("file"))).name
     try: data = file.read_bytes()
@@ -88,10 +88,6 @@ def load_checkpoint(
         raise CheckpointError(f"{file}: damaged, its SHA-256 is not the one in {path.name}: restore it from a copy, or train again")
     try: return load_tensors(data), meta
     except SafetensorError as e: raise CheckpointError(f"{file}: not a safetensors file ({e})") from None
-
-
-def _description(meta, digest):    # the bytes that `write_json` makes of it
-    return orjson.dumps(dict(meta, digest=digest), option=orjson.OPT_INDENT_2) + b"\n"
 
 # %% ../nbs/11_checkpoints.ipynb #c2c759fa
 def append_line(

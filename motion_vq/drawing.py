@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .compiled import compiled
 from .core import ConfigError, one_of
-from .heatmaps import VIEWS
+from .heatmaps import VIEWS, _within
 from .skeletons import PANOPTIC19
 
 # %% ../nbs/05_drawing.ipynb #a5cac708
@@ -26,7 +26,7 @@ def _nearest(px, py, ax, ay, bx, by):
     t = min(max(t, 0.0), 1.0)
     return t, px - ax - t * ux, py - ay - t * uy
 
-
+# %% ../nbs/05_drawing.ipynb #39257798
 @compiled
 def _forward(joints, limbs, sigma, image, shown):
     "Draw joints (N, K, 2) into `image` (N, size, size), zeros; note in `shown` (same shape) the limb of each lit pixel."
@@ -35,10 +35,10 @@ def _forward(joints, limbs, sigma, image, shown):
         least = np.full((size, size), reach * reach)
         for l in range(len(limbs)):
             (ax, ay), (bx, by) = joints[n, limbs[l, 0]], joints[n, limbs[l, 1]]
-            left, right = max(0, math.ceil(min(ax, bx) - reach)), min(size - 1, math.floor(max(ax, bx) + reach))
-            top, bottom = max(0, math.ceil(min(ay, by) - reach)), min(size - 1, math.floor(max(ay, by) + reach))
-            for y in range(top, bottom + 1):
-                for x in range(left, right + 1):
+            left, right = _within(min(ax, bx) - reach, max(ax, bx) + reach, size)
+            top, bottom = _within(min(ay, by) - reach, max(ay, by) + reach, size)
+            for y in range(top, bottom):
+                for x in range(left, right):
                     t, ex, ey = _nearest(x, y, ax, ay, bx, by)
                     d = ex * ex + ey * ey
                     if d < least[y, x]: least[y, x] = d; shown[n, y, x] = l
@@ -46,7 +46,7 @@ def _forward(joints, limbs, sigma, image, shown):
             for x in range(size):
                 if least[y, x] < reach * reach: image[n, y, x] = math.exp(-least[y, x] / (2 * sigma * sigma))
 
-
+# %% ../nbs/05_drawing.ipynb #9527481b
 @compiled
 def _backward(joints, limbs, sigma, image, shown, grad, out):
     "Add to `out` (N, K, 2) what the gradients of the pixels ask of the joints."

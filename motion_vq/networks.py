@@ -48,6 +48,9 @@ class ModelConfig:
         one_of(self.quantizer, ("ema", "vq"), "quantizer")
         one_of(self.space, ("pixels", "motion"), "space")
         _power_of_two(self.compression, "compression", at_least=self.stem)
+        if self.space == "motion" and (self.spread or not self.refine):
+            raise ConfigError(f"spread is {self.spread}, refine is {self.refine}: tokens of motion have no place to be rolled "
+                              "from, and need a refinement: take spread False and refine from 1 up")
         if self.codebook_size < 2: raise ConfigError(f"codebook_size is {self.codebook_size}: at least 2 are needed")
         if self.halvings > len(self.widths):
             raise ConfigError(f"compression {self.compression} needs {self.halvings} stages, widths has {len(self.widths)}")

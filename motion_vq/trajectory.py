@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .core import ConfigError
 from .drawing import draw
-from .networks import CHANNELS, Encoder, ModelConfig, Refine, check_divisible, configure, preset
+from .networks import CHANNELS, Encoder, ModelConfig, Refine, check_divisible, configure
 from .skeletons import PANOPTIC19
 from .transform import MotionBasis
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import bench_metrics, bench_render, references
+from benchmarks import bench_metrics, bench_panoptic, bench_render, references
 from benchmarks.core import KEYS, machine, peak_bytes, row, time_best
 from motion_vq.heatmaps import render
 from motion_vq.metrics import paper_metrics
@@ -51,9 +51,11 @@ def test_the_tensor_code_draws_the_training_batch():
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")  # of the data set's own example
 def test_rows():
     rows = bench_render.run(size=16, frames=2, some=1, batch=(2, 2, 16), gpu_clips=1, repeats=1)
     rows += bench_metrics.run(clips=1, frames=2, size=16, some=1, repeats=1)
+    rows += bench_panoptic.run(frames=200, repeats=1, turn=0)
     assert len({r["name"] for r in rows}) == len(rows)
     for r in rows:
         assert set(KEYS) <= set(r) <= {*KEYS, "write_s", "peak_bytes"}

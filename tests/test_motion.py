@@ -128,6 +128,8 @@ def test_other_sizes_are_refused_before_anything_runs():
     with pytest.raises(ConfigError, match="made for 16 frames"): Trainer("vqgan", MODEL, replace(CONFIG, frames=32))
     with pytest.raises(ConfigError, match="frames is 12"): VQGAN(replace(MODEL, frames=12))
     with pytest.raises(ConfigError, match="space"): replace(MODEL, space="time")
+    with pytest.raises(ConfigError, match="spread is True"): replace(MODEL, spread=True)
+    with pytest.raises(ConfigError, match="refine is 0"): replace(MODEL, refine=0)
 
 
 @pytest.mark.parametrize("name", ["vqgan", "dvae"])
