@@ -57,6 +57,12 @@ class MotionBasis(nn.Module):
         "Components to tokens: scale, mix each round, deal."
         return (self.mix @ (c * self.deviation).view(-1, self.dim, self.tokens, 1)).squeeze(-1).transpose(1, 2)
 
+    def joints(self,
+        c:Tensor,  # (B, N * D) principal components divided by their standard deviations
+    )->Tensor:     # (B, V, F, K, 2|3) in pixels
+        "Components to joints."
+        return (self.mean + (c * self.deviation) @ self.components).view(-1, *self.shape)
+
     def analyse(self,
         joints:Tensor,  # (B, V, F, K, 2|3) in pixels
     )->Tensor:          # (B, N, D) in pixels
@@ -67,8 +73,7 @@ class MotionBasis(nn.Module):
         z:Tensor,  # (B, N, D) in pixels
     )->Tensor:     # (B, V, F, K, 2|3) in pixels
         "Tokens to joints."
-        c = (self.mix @ z.transpose(1, 2)[..., None]).flatten(1)
-        return (self.mean + c @ self.components).view(-1, *self.shape)
+        return self.joints((self.mix @ z.transpose(1, 2)[..., None]).flatten(1) / self.deviation)
 
     def _flat(self, joints):
         if tuple(joints.shape[1:]) != self.shape:

@@ -9,7 +9,9 @@ from motion_vq.core import ConfigError
 from motion_vq.dvae import DVAE
 from motion_vq.networks import PRESETS, ModelConfig, PatchDiscriminator, SelfAttention, configure, fold, preset, unfold
 from motion_vq.quantize import EMAVectorQuantizer, GumbelQuantizer, VectorQuantizer, nearest, perplexity
-from motion_vq.vqgan import VQGAN, Adversary, reconstruction_loss
+from motion_vq.adversary import Adversary
+from motion_vq.losses import reconstruction_loss
+from motion_vq.vqgan import VQGAN
 
 CHANNELS = {"2d": (17, 1), "exo": (3, 3), "3d": (3, 3)}
 
@@ -171,7 +173,7 @@ def test_the_game_leaves_the_other_side_alone():
     adversary.discriminator_loss(x, pred).backward()
     assert all(p.grad is None for p in model.parameters()) and all(p.grad is not None for p in adversary.parameters())
     adversary.zero_grad()
-    adversary.generator_loss(reconstruction_loss(x, pred), pred, model.last_layer).backward()
+    adversary.generator_loss(reconstruction_loss(x, pred), x, pred, model.last_layer).backward()
     assert all(p.grad is None for p in adversary.parameters()) and model.last_layer.grad.abs().sum() > 0
 
 

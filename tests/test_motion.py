@@ -15,7 +15,8 @@ from motion_vq.heatmaps import render
 from motion_vq.networks import preset
 from motion_vq.quantize import GumbelQuantizer, nearest
 from motion_vq.synthetic import write_dataset
-from motion_vq.training import Trainer, train, train_preset
+from motion_vq.trainer import Trainer, train_preset
+from motion_vq.training import train
 from motion_vq.trajectory import joints_shape, moments
 from motion_vq.transform import MotionBasis
 from motion_vq.vqgan import VQGAN

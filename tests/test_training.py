@@ -16,7 +16,8 @@ from motion_vq.clips import load_clips
 from motion_vq.core import CheckpointError, ConfigError, DataError
 from motion_vq.networks import preset
 from motion_vq.synthetic import write_dataset
-from motion_vq.training import Trainer, evaluate, foreground_at, load_model, lr_at, predictor, resolve_precision, train, train_preset
+from motion_vq.trainer import Trainer, foreground_at, lr_at, resolve_precision, train_preset
+from motion_vq.training import evaluate, load_model, predictor, train
 
 MODEL = preset("smoke", "3d", codebook_size=16, widths=(8, 16, 16, 16), code_dim=16, disc_widths=(8, 8, 8))
 CONFIG = train_preset("smoke", steps=12, batch=2, eval_every=4, log_every=2, eval_clips=2, gan_start=0.5, precision="float32")
