@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FOREGROUND', 'MSE_FLOOR', 'TDE_MAX', 'PAPER', 'RIGOROUS', 'ssim_map', 'frame_series', 'psnr', 't_std', 'code_usage',
-           'bits_per_second', 'Scores', 'paper_metrics', 'rigorous_metrics', 'blank', 'frozen', 'mean_map',
-           'MeanPredictor', 'mpjpe', 'pck', 'acceleration_error']
+           'bits_per_second', 'Scores', 'paper_metrics', 'rigorous_metrics', 'paired_difference', 'blank', 'frozen',
+           'mean_map', 'MeanPredictor', 'mpjpe', 'pck', 'acceleration_error']
 
 # %% ../nbs/10_metrics.ipynb #3fe54e08
 import math
@@ -373,6 +373,11 @@ class Scores:
         "Percentile bootstrap over sequences of the rigorous metrics: draws, coverage and seed."
         return _bootstrap(self._sums(), self._names, resamples, level, seed)
 
+    def by_sequence(self)->dict:  # sequence -> {sum: value}
+        "What every sequence contributes: plain numbers for a JSON file, from which `paired_difference` starts."
+        sums, names = self._sums(), np.array(self._names)
+        return {str(n): {k: float(v[names == n].sum()) for k, v in sums.items()} for n in np.unique(names)}
+
 # %% ../nbs/10_metrics.ipynb #84b0e3d5
 def paper_metrics(
     target:torch.Tensor,  # (B, C, F, H, W), clipped to [0, 1]
@@ -390,6 +395,27 @@ def rigorous_metrics(
     "The metrics in which blank and frozen predictions score nothing."
     result = Scores().update(target, pred).result()
     return {k: result[k] for k in RIGOROUS}
+
+# %% ../nbs/10_metrics.ipynb #b4997a16
+def paired_difference(
+    ours:list,           # one `Scores.by_sequence()` a seed
+    theirs:list,         # as many, in the same order of seeds
+    resamples:int=1000,  # draws
+    level:float=0.95,    # coverage
+    seed:int=0,          # of the draws
+)->dict:                 # name -> (ours - theirs, low, high), for the rigorous metrics
+    "How much better ours is, with a bootstrap over sequences and seeds."
+    names = sorted(ours[0])
+    if len(ours) != len(theirs) or any(sorted(run) != names for run in [*ours, *theirs]):
+        raise ConfigError("a paired difference needs as many runs on either side, all judged on the same sequences")
+    rng, n = np.random.default_rng(seed), len(names)
+    sequences = np.concatenate([np.ones((1, n)), rng.multinomial(n, np.full(n, 1 / n), resamples)])
+    seeds = np.concatenate([np.ones((1, len(ours))), rng.multinomial(len(ours), np.full(len(ours), 1 / len(ours)), resamples)])
+    def metrics(run): return _rigorous({k: sequences @ np.array([run[s][k] for s in names]) for k in run[names[0]]})
+    def averaged(runs, k): return (seeds.T * [m[k] for m in runs]).sum(0) / len(runs)
+    a, b = [metrics(run) for run in ours], [metrics(run) for run in theirs]
+    differences = {k: averaged(a, k) - averaged(b, k) for k in a[0]}
+    return {k: (float(d[0]), *np.quantile(d[1:], [(1 - level) / 2, (1 + level) / 2]).tolist()) for k, d in differences.items()}
 
 # %% ../nbs/10_metrics.ipynb #187c57c7
 def blank(

@@ -26,7 +26,7 @@ from .vqgan import VQGAN
 @dataclass(frozen=True)
 class TrainConfig:
     "How a tokenizer is trained."
-    steps:int = 3300          # optimiser steps; the schedules end here
+    steps:int = 1500          # optimiser steps; the schedules end here
     batch:int = 16            # clips a step
     frames:int = 16           # frames of a clip
     size:int = 32             # side of a heatmap, in pixels
@@ -57,7 +57,7 @@ class TrainConfig:
 
 TRAIN_PRESETS = {
     "cpu": TrainConfig(),
-    "pixels": TrainConfig(),
+    "pixels": TrainConfig(steps=3300),
     "smoke": TrainConfig(steps=60, batch=4, warmup=5, log_every=5, eval_every=30, eval_clips=8),
     "paper": TrainConfig(steps=100_000, batch=1, frames=64, size=128, optimizer="adamw", lr=2.25e-5, betas=(0.5, 0.9),
                          weight_decay=0.0, warmup=0, cosine=False, clip=0.0, foreground=(0.0, 0.0), temporal=0.0,
