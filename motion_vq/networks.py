@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHANNELS', 'QUANTIZER_NAMES', 'PRESETS', 'ModelConfig', 'configure', 'check_divisible', 'norm', 'ResBlock',
            'SelfAttention', 'fold', 'unfold', 'stage', 'middle', 'end_conv', 'Encoder', 'Refine', 'Upsample', 'Decoder',
-           'PatchDiscriminator', 'preset']
+           'PlainEncoder', 'PlainDecoder', 'PatchDiscriminator', 'preset']
 
 # %% ../nbs/07_networks.ipynb #201a2c53
 import math
@@ -20,7 +20,8 @@ from .core import ConfigError, one_of
 CHANNELS = {"2d": (17, 1), "exo": (3, 3), "3d": (3, 3)}  # kind -> channels in, channels out
 QUANTIZER_NAMES = ("ema",       # moving averages
                    "vq",        # learned by gradient, as in the paper
-                   "rotation", "cosine", "residual", "fsq")  # see `06_variants`
+                   "rotation", "cosine", "residual", "fsq",  # see `06_variants`
+                   "none")      # a continuous autoencoder
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class ModelConfig:
     beta:float = 0.25             # weight of the commitment term
     stem:int = 1                  # side of the blocks that the first layer folds into channels (space to depth)
     shortcut:bool = False         # a linear path around encoder and decoder, so that training starts from a linear codec
+    plain:bool = False            # no residual blocks, no norms: strided convolutions and ReLU, as in the usual dVAE
     space:str = "pixels"          # what tokens describe: "pixels", or "motion": the joints' paths, which the decoder draws
     frames:int = 16               # of a clip; needed where space is "motion"
     size:int = 32                 # side of a heatmap, in pixels; needed where space is "motion"
@@ -54,6 +56,8 @@ class ModelConfig:
         one_of(self.discriminator, ("3d", "2d+t"), "discriminator")
         one_of(self.space, ("pixels", "motion"), "space")
         _power_of_two(self.compression, "compression", at_least=self.stem)
+        if self.plain and (self.space == "motion" or self.spread or self.stem > 1 or self.refine or self.shortcut):
+            raise ConfigError("plain networks know no stem, shortcut, spread, refine and space \"motion\": leave these at their defaults")
         if self.space == "motion" and (self.spread or not self.refine):
             raise ConfigError(f"spread is {self.spread}, refine is {self.refine}: tokens of motion have no place to be rolled "
                               "from, and need a refinement: take spread False and refine from 1 up")
@@ -281,6 +285,48 @@ class Decoder(nn.Module):
         "Weights of the last convolution before the pixels."
         return (self.layers[-1] if self.refine is None else self.refine.last).weight
 
+# %% ../nbs/07_networks.ipynb #ec46ebb8
+class PlainEncoder(nn.Module):
+    "Clip to latents by strided convolutions."
+    def __init__(self,
+        config:ModelConfig,
+        out_channels:int,  # channels of the latents
+    ):
+        super().__init__()
+        channels = [CHANNELS[config.kind][0]] + [config.widths[0]] * (config.halvings - 1) + [out_channels]
+        self.layers = nn.Sequential(*(layer for a, b in zip(channels, channels[1:])
+                                      for layer in (nn.Conv3d(a, b, 4, stride=2, padding=1), nn.ReLU())))
+
+    def forward(self,
+        x:Tensor,  # (B, C, F, H, W) heatmaps in [0, 1]
+    )->Tensor:     # (B, out_channels, F/c, H/c, W/c), c the compression
+        "Encode."
+        return self.layers(x)
+
+
+class PlainDecoder(nn.Module):
+    "Latents to clip by transposed convolutions."
+    def __init__(self,
+        config:ModelConfig,
+        in_channels:int,  # channels of the latents
+    ):
+        super().__init__()
+        channels = [in_channels] + [config.widths[0]] * config.halvings
+        self.layers = nn.Sequential(*(layer for a, b in zip(channels, channels[1:])
+                                      for layer in (nn.ConvTranspose3d(a, b, 4, stride=2, padding=1), nn.ReLU())),
+                                    nn.Conv3d(config.widths[0], CHANNELS[config.kind][1], 1))
+
+    def forward(self,
+        z:Tensor,  # (B, in_channels, f, h, w) codes
+    )->Tensor:     # (B, C, F, H, W); unbounded: clip to [0, 1] to look at it
+        "Decode."
+        return self.layers(z)
+
+    @property
+    def last_layer(self)->Tensor:
+        "Weights of the last convolution before the pixels."
+        return self.layers[-1].weight
+
 # %% ../nbs/07_networks.ipynb #787cdc76
 class PatchDiscriminator(nn.Module):
     "Judges patches of a clip, or of its single frames."
@@ -321,13 +367,14 @@ PRESETS = {
                        decoder_attention=(), code_dim=4, beta=0.0, disc_widths=(32, 64, 128)),
     "pixels": ModelConfig(stem=8, shortcut=True, spread=True, refine=32, widths=(64,), blocks=(0, 0), attention=(),
                           decoder_attention=(), code_dim=64, disc_widths=(32, 64, 128)),
+    "plain": ModelConfig(plain=True, widths=(64,) * 5, attention=(), decoder_attention=(), code_dim=512, disc_widths=(32, 64, 128)),
     "smoke": ModelConfig(stem=2, shortcut=True, spread=True, refine=8, widths=(16, 32, 32, 32), blocks=(1, 1), attention=(),
                          decoder_attention=(), code_dim=16, codebook_size=64, disc_widths=(8, 16, 16)),
 }
 
 
 def preset(
-    scale:str,           # "smoke", "cpu", "pixels" or "paper"
+    scale:str,           # "smoke", "cpu", "pixels", "plain" or "paper"
     kind:str="2d",       # "2d", "exo" or "3d"
     compression:int=8,   # 8, 16 or 32
     codebook_size:int=None,  # K; None keeps the scale's own

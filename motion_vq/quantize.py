@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Quantized', 'perplexity', 'nearest', 'to_vectors', 'straight_through', 'VectorQuantizer', 'kmeans', 'assigned',
-           'EMAVectorQuantizer', 'GumbelQuantizer']
+           'EMAVectorQuantizer', 'GumbelQuantizer', 'Continuous']
 
 # %% ../nbs/06_quantize.ipynb #9c5f302c
 import math
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from .core import ConfigError
 
 # %% ../nbs/06_quantize.ipynb #b020c6ad
 @dataclass
@@ -208,3 +210,27 @@ class GumbelQuantizer(nn.Module):
             return Quantized(quantized, indices, self.diversity * missing, used, None)
 
     lookup, start = VectorQuantizer.lookup, VectorQuantizer.start
+
+# %% ../nbs/06_quantize.ipynb #f841c37a
+class Continuous(nn.Module):
+    "Latents as they are."
+    def __init__(self,
+        codebook_size:int,  # K; plays no part
+        dim:int,            # D; plays no part
+        beta:float=0.0,     # plays no part
+    ):
+        super().__init__()
+
+    def forward(self,
+        z:Tensor,  # (B, D, f, h, w) latents
+    )->Quantized:
+        "Pass."
+        none = torch.zeros(z.shape[0], *z.shape[2:], dtype=torch.long, device=z.device)
+        return Quantized(z, none, z.new_zeros(()), z.new_ones(()), z.new_zeros(()))
+
+    def lookup(self, indices):
+        "There is nothing to look up."
+        raise ConfigError("a continuous autoencoder has no tokens to decode")
+
+    def start(self, vectors):
+        "There is nothing to begin with."

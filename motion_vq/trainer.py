@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .adversary import Adversary
 from .core import ConfigError, one_of
-from .dvae import DVAE
+from .dvae import DVAE, PlainDVAE
 from .losses import clipped, gradient_loss, joints_loss, reconstruction_loss
 from .muon import Muon, matrices
 from .networks import ModelConfig, check_divisible, configure
@@ -39,6 +39,7 @@ class TrainConfig:
     clip:float = 1.0          # largest norm of the generator's gradient; 0: none
     foreground:tuple = (4.0, 0.0)  # weight added where the target is not black: at the start, and after four fifths
     temporal:float = 1.0      # weight of the frame differences
+    power:int = 1             # of a pixel's error: 1, or 2
     joints:float = 0.2        # weight of the joints, summed over all that the encoder saw
     gradients:float = 0.0     # weight of the slopes, at three scales
     average:float = 0.0       # decay of the weights' moving average, which is then what is judged and kept; 0: none
@@ -58,6 +59,8 @@ class TrainConfig:
 TRAIN_PRESETS = {
     "cpu": TrainConfig(),
     "pixels": TrainConfig(steps=3300),
+    "plain": TrainConfig(steps=3300, optimizer="adamw", lr=1e-3, weight_decay=0.0, foreground=(0.0, 0.0), temporal=0.0, power=2,
+                         gan_weight=0.0),
     "smoke": TrainConfig(steps=60, batch=4, warmup=5, log_every=5, eval_every=30, eval_clips=8),
     "paper": TrainConfig(steps=100_000, batch=1, frames=64, size=128, optimizer="adamw", lr=2.25e-5, betas=(0.5, 0.9),
                          weight_decay=0.0, warmup=0, cosine=False, clip=0.0, foreground=(0.0, 0.0), temporal=0.0,
@@ -66,7 +69,7 @@ TRAIN_PRESETS = {
 
 
 def train_preset(
-    scale:str,  # "smoke", "cpu", "pixels" or "paper"
+    scale:str,  # "smoke", "cpu", "pixels", "plain" or "paper"
     **changes,  # fields to change
 )->TrainConfig:
     "The training configuration of a scale; an unknown key raises."
@@ -112,7 +115,7 @@ def autocast(
     return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 # %% ../nbs/11_trainer.ipynb #f477350e
-MODELS = {"vqgan": VQGAN, "dvae": DVAE}
+MODELS = {"vqgan": VQGAN, "dvae": DVAE, "plain_dvae": PlainDVAE}
 
 
 def optimisers(
@@ -173,7 +176,7 @@ class Trainer:
         playing = self.adversary is not None and progress >= c.gan_start
         with autocast(self.precision, self.device): out = self.model(x)
         pred = clipped(out.reconstruction.float())
-        rec = reconstruction_loss(target, pred, foreground_at(self.step, c), c.temporal)
+        rec = reconstruction_loss(target, pred, foreground_at(self.step, c), c.temporal, c.power)
         losses = dict(rec=rec, quantizer=out.loss, perplexity=out.perplexity)
         loss = rec + out.loss
         if c.gradients:

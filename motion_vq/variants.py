@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .core import ConfigError
-from .quantize import EMAVectorQuantizer, Quantized, VectorQuantizer, perplexity, to_vectors
+from .quantize import Continuous, EMAVectorQuantizer, Quantized, VectorQuantizer, perplexity, to_vectors
 
 # %% ../nbs/06_variants.ipynb #f772901b
 def shared(
@@ -107,4 +107,5 @@ def quantizer(
     "The quantiser of this name."
     if name == "ema": return EMAVectorQuantizer(codebook_size, dim, beta)
     if name == "vq": return VectorQuantizer(codebook_size, dim, beta)
+    if name == "none": return Continuous(codebook_size, dim)
     return LibraryQuantizer(name, codebook_size, dim, beta)

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .core import ConfigError
-from .networks import CHANNELS, Decoder, Encoder, ModelConfig, check_divisible, configure, preset
+from .networks import (CHANNELS, Decoder, Encoder, ModelConfig, PlainDecoder, PlainEncoder, check_divisible,
+                                configure, preset)
 from .trajectory import MotionDecoder, MotionEncoder
 from .variants import quantizer
 
@@ -52,7 +53,8 @@ class TokenModel(nn.Module):
             self.decoder, self.post = MotionDecoder(config, D), nn.Identity()
             self.encoder = MotionEncoder(config, len(self.decoder.basis.deviation))
         else:
-            self.encoder, self.decoder, self.post = Encoder(config, D), Decoder(config, D), nn.Conv3d(D, D, 1)
+            encoder, decoder = (PlainEncoder, PlainDecoder) if config.plain else (Encoder, Decoder)
+            self.encoder, self.decoder, self.post = encoder(config, D), decoder(config, D), nn.Conv3d(D, D, 1)
         self.pre = nn.Identity() if self.motion and channels == D else nn.Conv3d(D, channels, 1)
 
     def forward(self,

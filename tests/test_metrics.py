@@ -12,7 +12,7 @@ from skimage.metrics import structural_similarity
 from motion_vq import metrics
 from motion_vq.core import ConfigError, DataError
 from motion_vq.metrics import (PAPER, RIGOROUS, MeanPredictor, Scores, acceleration_error, bits_per_second, blank,
-                               code_usage, frame_series, frozen, mean_map, mpjpe, paper_metrics, pck, psnr,
+                               code_usage, frame_series, frozen, mean_map, mpjpe, paired_difference, paper_metrics, pck, psnr,
                                rigorous_metrics, ssim_map, t_std)
 
 modest = settings(deadline=None, max_examples=12)
@@ -394,3 +394,25 @@ def test_the_quality_of_each_frame_is_that_of_clips_of_one_frame():
     assert np.isnan(frames["tde"][0])
     step = (pred[:, :, 2] - pred[:, :, 1] - target[:, :, 2] + target[:, :, 1]).abs().sum()
     assert frames["tde"][2] == pytest.approx(float(step / (target[:, :, 2] - target[:, :, 1]).abs().sum()), rel=1e-5)
+
+
+@given(seed=st.integers(0, 2**31), runs=st.integers(1, 3), clips=st.integers(2, 5))
+@settings(max_examples=15, deadline=None)
+def test_paired_differences(seed, runs, clips):
+    rng = np.random.default_rng(seed)
+    targets = torch.from_numpy(rng.random((clips, 1, 3, 16, 16)).astype(np.float32))
+    def judged(noise): return Scores().update(targets, (targets + noise * torch.randn(targets.shape)).clamp(0, 1), [f"s{i}" for i in range(clips)])
+    ours, theirs = ([judged(n) for _ in range(runs)] for n in (0.05, 0.3))
+    there = paired_difference(*[[s.by_sequence() for s in side] for side in (ours, theirs)])
+    back = paired_difference(*[[s.by_sequence() for s in side] for side in (theirs, ours)])
+    for k, (value, low, high) in there.items():
+        mean = lambda side: np.mean([s.result()[k] for s in side])
+        assert abs(value - (mean(ours) - mean(theirs))) < 1e-9 and low <= high
+        assert np.allclose(back[k], (-value, -high, -low), atol=1e-9)  # the same draws, seen from the other side
+    assert there["ssim_skill"][1] > 0 and there["fg_l1"][2] < 0        # less noise is better on every draw
+
+
+def test_paired_differences_need_the_same_sequences():
+    one, other = (Scores().update(*[torch.rand(2, 1, 3, 16, 16)] * 2, list(names)).by_sequence() for names in ("ab", "ac"))
+    for ours, theirs in (([one], [other]), ([one, one], [one])):
+        with pytest.raises(ConfigError, match="same sequences"): paired_difference(ours, theirs)

@@ -6,11 +6,12 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from motion_vq.core import ConfigError
-from motion_vq.dvae import DVAE
-from motion_vq.networks import PRESETS, ModelConfig, PatchDiscriminator, SelfAttention, configure, fold, preset, unfold
+from motion_vq.dvae import DVAE, PlainDVAE
+from motion_vq.networks import PRESETS, QUANTIZER_NAMES, ModelConfig, PatchDiscriminator, SelfAttention, configure, fold, preset, unfold
 from motion_vq.quantize import EMAVectorQuantizer, GumbelQuantizer, VectorQuantizer, nearest, perplexity
 from motion_vq.adversary import Adversary
-from motion_vq.losses import reconstruction_loss
+from motion_vq.losses import gradient_loss, reconstruction_loss, weighted_error
+from motion_vq.variants import quantizer, shared
 from motion_vq.vqgan import VQGAN
 
 CHANNELS = {"2d": (17, 1), "exo": (3, 3), "3d": (3, 3)}
@@ -191,3 +192,78 @@ def test_configurations_are_frozen_and_lists_become_tuples():
     assert config.widths == (8, 16, 32) and hash(config)
     with pytest.raises(AttributeError): config.kind = "3d"
     assert PRESETS["paper"].codebook_size == ModelConfig().codebook_size
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_weighted_error_matches_a_loop(power):
+    rng = np.random.default_rng(power)
+    target, pred = rng.random((2, 2, 1, 3, 4, 4)).astype(np.float32)
+    target[target < 0.5] = 0
+    weights = [5.0 if t > 0.1 else 1.0 for t in target.flat]
+    expected = sum(w * abs(float(p) - float(t))**power for w, p, t in zip(weights, pred.flat, target.flat)) / sum(weights)
+    assert abs(float(weighted_error(*map(torch.from_numpy, (target, pred)), 4.0, power)) - expected) < 1e-6
+
+
+def test_gradient_loss_matches_numpy():
+    rng = np.random.default_rng(0)
+    target, pred = rng.random((2, 2, 3, 4, 8, 12))
+    error, expected = pred - target, 0.0
+    for s in (1, 2, 4):
+        e = error.reshape(2, 3, 4, 8 // s, s, 12 // s, s).mean((4, 6))
+        expected += np.abs(np.diff(e, axis=-1)).mean() + np.abs(np.diff(e, axis=-2)).mean()
+    assert abs(float(gradient_loss(*map(torch.from_numpy, (target, pred)))) - expected) < 1e-12
+
+
+@settings(max_examples=60, deadline=None)
+@given(bits=st.integers(1, 12), parts=st.integers(1, 8))
+def test_shared_bits_make_the_vocabulary(bits, parts):
+    sizes = shared(2**bits, parts)
+    assert len(sizes) == parts and np.prod(sizes) == 2**bits and max(sizes) <= 2 * min(sizes) and sizes == sorted(sizes)[::-1]
+
+
+@pytest.mark.parametrize("name", [n for n in QUANTIZER_NAMES if n != "none"])
+def test_tokens_of_every_quantizer_say_all(name):
+    torch.manual_seed(0)
+    q, z = quantizer(name, 32, 4), 3 * torch.randn(4, 4, 2, 4, 4)
+    vectors = z.movedim(1, -1).reshape(-1, 4)
+    q.start(vectors)
+    out = q.eval()(z)
+    assert out.indices.dtype == torch.int64 and 0 <= out.indices.min() and out.indices.max() < 32 and out.perplexity > 4
+    torch.testing.assert_close(q.lookup(out.indices), out.quantized, rtol=0, atol=1e-5)
+    torch.testing.assert_close(q.lookup(torch.arange(32).view(1, 2, 4, 4)).shape, torch.Size([1, 4, 2, 4, 4]))
+    torch.testing.assert_close(out.error, (out.quantized - z).square().mean())
+    assert out.error < 0.9 * vectors.var()
+    torch.testing.assert_close(q(out.quantized).indices, out.indices)  # a code is its own token
+
+
+def test_sizes_that_a_quantizer_cannot_share_are_refused():
+    for name in ("residual", "fsq"):
+        with pytest.raises(ConfigError, match="take 64 or 128"): quantizer(name, 100, 4)
+    with pytest.raises(ConfigError, match="code_dim is 4"): quantizer("fsq", 8, 4)
+    with pytest.raises(ConfigError, match="no tokens"): quantizer("none", 8, 4).lookup(torch.zeros(1, 1, 1, 1, dtype=torch.int64))
+
+
+def test_a_continuous_autoencoder_passes_its_latents():
+    z = torch.randn(1, 4, 2, 4, 4)
+    assert torch.equal(quantizer("none", 8, 4)(z).quantized, z)
+
+
+def test_plain_networks_refuse_what_they_do_not_know():
+    with pytest.raises(ConfigError, match="plain networks"): preset("plain", stem=2)
+    assert not [m for m in PlainDVAE(preset("plain", "2d")).encoder.modules() if isinstance(m, torch.nn.GroupNorm)]
+
+
+@pytest.mark.parametrize("kind", ["3d", "2d+t"])
+def test_a_matched_reconstruction_leaves_the_scores_alone_in_the_game(kind):
+    torch.manual_seed(0)
+    x = torch.rand(2, 1, 16, 32, 32)
+    layer = torch.nn.Conv3d(1, 1, 1)
+    with torch.no_grad(): layer.weight.fill_(1); layer.bias.fill_(0)
+    pred = layer(x)
+    rec = (pred - x - 1).abs().mean()
+    losses = [Adversary(preset("smoke", "2d", discriminator=kind), 1.0, 1e9, matching=m) for m in (0.0, 1.0)]
+    losses[1].load_state_dict(losses[0].state_dict())
+    games = [a.generator_loss(rec, x, pred, layer.weight).item() for a in losses]
+    assert games[0] != 0 and abs(games[0] - games[1]) < 1e-5 * abs(games[0])  # features of x and pred are equal: nothing to add
+    games = [a.generator_loss(rec, 1 - x, pred, layer.weight).item() for a in losses]
+    assert games[0] != games[1]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from motion_vq.clips import clip_maps, load_clips
-from motion_vq.checkpoints import load_checkpoint
+from motion_vq.clips import batch, clip_maps, load_clips
+from motion_vq.checkpoints import load_checkpoint, pack, unpack
 from motion_vq.core import ConfigError
 from motion_vq.drawing import draw, draw_limbs, planes
 from motion_vq.dvae import DVAE
@@ -148,3 +148,49 @@ def test_a_crash_and_a_second_start_leave_the_same_bits(name, root, tmp_path, mo
     train(name, MODEL, CONFIG, *clips, tmp_path/"cut", progress=False)
     whole, cut = (load_checkpoint(tmp_path/f/"last.json")[1]["sha256"] for f in ("whole", "cut"))
     assert whole == cut
+
+
+@pytest.mark.parametrize("changes", [dict(quantizer=q) for q in ("rotation", "cosine", "residual", "fsq")] + [dict(discriminator="2d+t")])
+def test_every_ingredient_goes_on_where_it_was(changes, root):
+    clips = load_clips(root, "2d", 16, 32)[0]
+    config = replace(CONFIG, gan_start=0.3, average=0.9, gradients=0.5, matching=1.0, lecam=0.1)
+    make = lambda: Trainer("vqgan", replace(MODEL, **changes), config)
+    def steps(trainer, n):
+        for _ in range(n): trainer.train_step(*batch(clips, config.seed, trainer.step, config.batch))
+        return {k: v.clone() for k, v in pack(**trainer.parts).items()}
+    straight, first, second = make(), make(), make()
+    straight.start(clips); first.start(clips)
+    whole, half = steps(straight, 4), steps(first, 2)
+    unpack(half, **second.parts); second.step = 2
+    again = steps(second, 2)
+    assert whole.keys() == again.keys() and all(torch.equal(v, again[k]) for k, v in whole.items())
+    assert any(k.startswith("averaged.") for k in whole)
+
+
+def test_averaged_weights_are_a_running_mean(root):
+    clips = load_clips(root, "2d", 16, 32)[0]
+    trainer = Trainer("vqgan", MODEL, replace(CONFIG, average=0.75, gan_weight=0.0))
+    trainer.start(clips)
+    expected = None
+    for step in range(3):
+        trainer.train_step(*batch(clips, 0, step, 2))
+        now = trainer.model.last_layer.detach()
+        expected = now.clone() if expected is None else 0.75 * expected + 0.25 * now
+    torch.testing.assert_close(trainer.tokenizer.last_layer, expected)
+    assert trainer.tokenizer is not trainer.model
+    assert torch.equal(trainer.tokenizer.quantizer.codebook, trainer.model.quantizer.codebook)  # codes are averages already
+
+
+def test_corrections_go_down_the_error_of_the_drawing():
+    torch.manual_seed(0)
+    model = VQGAN(replace(MODEL, kind="3d", corrections=1))
+    joints = some_joints(model.config, 40)
+    model.start(joints)
+    basis, x = model.decoder.basis, draw(joints[:4], "3d", 32)
+    correction = model.encoder.corrections[0]
+    c = torch.zeros(4, len(basis.deviation))
+    assert torch.equal(correction(c, x, basis, "3d"), c)  # untrained: it corrects nothing
+    with torch.no_grad(): correction.linear.weight.copy_(-0.02 * torch.eye(len(basis.deviation)))
+    error = lambda c: (draw(basis.joints(c), "3d", 32) - x).square().sum()
+    assert error(correction(c, x, basis, "3d")) < error(c)
+    assert len(model.encoder(x, basis)) == 2 and len(model(x).joints) == 3
