@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .compiled import compiled
+from .compiled import compiled, in_slices
 from .core import ConfigError, one_of
 from .heatmaps import VIEWS, _within
 from .skeletons import PANOPTIC19
@@ -66,15 +66,16 @@ class _Drawing(torch.autograd.Function):
     def forward(ctx, joints, size, sigma, limbs):
         image = torch.zeros(len(joints), size, size, dtype=joints.dtype)
         shown = np.zeros((len(joints), size, size), np.int16)
-        ctx.compiled = joints.detach().numpy(), limbs, sigma, image.numpy(), shown
-        _forward(*ctx.compiled)
+        at, pixels = joints.detach().numpy(), image.numpy()
+        in_slices(lambda i, j: _forward(at[i:j], limbs, sigma, pixels[i:j], shown[i:j]), len(at))
+        ctx.drawn = at, limbs, sigma, pixels, shown
         return image
 
     @staticmethod
     def backward(ctx, grad):
-        joints = ctx.compiled[0]
-        out = np.zeros_like(joints)
-        _backward(*ctx.compiled, grad.contiguous().numpy(), out)
+        at, limbs, sigma, pixels, shown = ctx.drawn
+        pull, out = grad.contiguous().numpy(), np.zeros_like(at)
+        in_slices(lambda i, j: _backward(at[i:j], limbs, sigma, pixels[i:j], shown[i:j], pull[i:j], out[i:j]), len(at))
         return torch.from_numpy(out), None, None, None
 
 

@@ -6,10 +6,12 @@ import threading
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from motion_vq.compiled import compiled
+from motion_vq.compiled import compiled, in_slices
+from motion_vq.drawing import draw
 from motion_vq.heatmaps import render
 
 ROOT = Path(__file__).parents[1]
@@ -60,3 +62,24 @@ def test_threads_draw_the_same():
     for t in threads: t.start()
     for t in threads: t.join()
     for maps in found: np.testing.assert_array_equal(maps, expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_number_of_threads_changes_no_bit(threads):
+    joints = torch.from_numpy(np.random.default_rng(0).normal(15, 5, (3, 1, 4, 19, 3)).astype(np.float32))
+    def pull():
+        ours = joints.clone().requires_grad_()
+        image = draw(ours, "3d", 32)
+        return image.detach(), *torch.autograd.grad(image.square().sum(), ours)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1); alone = pull()
+        torch.set_num_threads(threads); shared = pull()
+    finally: torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(alone, shared))
+
+
+def test_an_error_in_a_slice_is_raised():
+    def fails(start, stop): raise ValueError(f"{start} ... {stop}")
+    for n in (1, 4):
+        with pytest.raises(ValueError): in_slices(fails, n)
