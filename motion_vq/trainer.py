@@ -26,7 +26,7 @@ from .vqgan import VQGAN
 @dataclass(frozen=True)
 class TrainConfig:
     "How a tokenizer is trained."
-    steps:int = 1500          # optimiser steps; the schedules end here
+    steps:int = 1000          # optimiser steps; the schedules end here
     batch:int = 16            # clips a step
     frames:int = 16           # frames of a clip
     size:int = 32             # side of a heatmap, in pixels

@@ -101,7 +101,7 @@ class MotionEncoder(nn.Module):
         x:Tensor,  # (B, C, F, H, W) heatmaps in [0, 1]
     )->Tensor:     # (B, out)
         "What can be seen at a glance."
-        m = moments(x).flatten(1)
+        with torch.autocast(x.device.type, enabled=False): m = moments(x.float()).flatten(1)  # places need all digits
         measured = self.shortcut(m) + self.measure_out(self.measure_mix(self.measure(m)))
         return measured + self.out(self.mix(self.convolutions(x).flatten(1)))
 
