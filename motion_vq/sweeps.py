@@ -38,7 +38,8 @@ from .core import (ConfigError, DataError, MotionVQError, json_bytes, one_of, re
 @contextmanager
 def _extra(name):    # imports inside of it that fail say which extra is to be installed
     try: yield
-    except ImportError as e: raise ConfigError(f"{e.name} is not installed: pip install 'motion_vq[{name}]'") from None
+    except ImportError as e:
+        raise ConfigError(f"{str(e.name).partition('.')[0]} is not installed: pip install 'motion_vq[{name}]'") from None
 
 
 @contextmanager
@@ -59,8 +60,8 @@ class _Loader(yaml.SafeLoader):    # plain YAML, in which a key is said once
 def _parse(text):
     try: return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as e:
-        mark = e.problem_mark or e.context_mark
-        raise ConfigError(f"not valid YAML: {e.problem or e.context}" + (f", line {mark.line + 1}, column {mark.column + 1}" if mark else "")) from None
+        where = f", line {e.problem_mark.line + 1}, column {e.problem_mark.column + 1}" if e.problem_mark else ""
+        raise ConfigError(f"not valid YAML: {e.problem}{where}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as e:
         raise ConfigError(f"not valid YAML: {' '.join(str(e).split())}") from None
 
@@ -128,11 +129,13 @@ def _choices(content):    # yields (where, {parameter: value}) for each point, w
             if not isinstance(values, list) or not values:
                 raise ConfigError(f"grid: {name} is {values!r}: it must be a list of at least one value, as in [0, 1]")
         if not grid: raise ConfigError("grid is empty: name a parameter and its values, as in `seed: [0, 1]`")
-        if (count := math.prod(map(len, grid.values()))) > MOST: raise ConfigError(f"grid: {count:,} points, and {MOST:,} are the most: shorten a list")
+        if (count := math.prod(map(len, grid.values()))) > MOST:
+            raise ConfigError(f"grid: {count:,} points, and {MOST:,} are the most: shorten a list")
         yield from (("grid", dict(zip(grid, values))) for values in itertools.product(*grid.values()))
     if "points" in content:
         points = content["points"]
-        if not isinstance(points, list) or not points: raise ConfigError(f"points is {points!r}: it must be a list of at least one point, as in `- seed: 0`")
+        if not isinstance(points, list) or not points:
+            raise ConfigError(f"points is {points!r}: it must be a list of at least one point, as in `- seed: 0`")
         yield from ((f"points, number {i}", _mapping(p, f"points, number {i},")) for i, p in enumerate(points, 1))
     if not {"grid", "points"} & set(content): raise ConfigError("it names no points: give a grid, as in `grid: {seed: [0, 1]}`")
 
@@ -162,9 +165,11 @@ class Sweep:
 
 def _load_report(path):
     with _extra("sweeps"): from papermill.iorw import load_notebook_node
-    if path.suffix != ".ipynb" or not path.is_file(): raise ConfigError(f"{path}: no such notebook; the name is relative to the sweep file")
+    if path.suffix != ".ipynb" or not path.is_file():
+        raise ConfigError(f"{path}: no such notebook; the name is relative to the sweep file")
     try: nb = load_notebook_node(str(path))
     except Exception as e: raise ConfigError(f"{path}: not a notebook ({e})") from None    # whatever a foreign file provokes
+    nb.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
     for cell in nb.cells:
         if cell.cell_type == "code": cell.outputs, cell.execution_count = [], None
     return nb
@@ -187,12 +192,13 @@ def read_sweep(
         nb = _load_report(notebook)
         with _at(notebook.name): declared = _declared(nb)
         with _at("fixed"): fixed = _checked(declared, _mapping(content.get("fixed", {}), "it"))
-        with _at("--set"): fixed |= _checked(declared, given or {})
+        with _at("given (--set)"): fixed |= _checked(declared, given or {})
         points = {}
         for where, chosen in _choices(content):
             with _at(where):
                 point = identity(notebook.name, nb, _complete(declared, fixed, _checked(declared, chosen)))
-                if points.setdefault(point_id(point), point) is not point: raise ConfigError(f"the point {_text(chosen)} is there twice")
+                if points.setdefault(point_id(point), point) is not point:
+                    raise ConfigError(f"the point {_text(chosen)} is there twice")
     return Sweep(notebook, nb, list(points.values()), content.get("metric"))
 
 
@@ -216,7 +222,8 @@ def state(
     if not isinstance(status, dict) or status.get("state") not in ("done", "failed"): return dict(state="open")
     if status["state"] == "done":
         result = folder/"out"/"result.json"
-        if not result.is_file() or sha256_file(result) != status.get("sha256"): return dict(state="failed", reason="its result.json was lost or altered since")
+        if not result.is_file() or sha256_file(result) != status.get("sha256"):
+            return dict(state="failed", reason="its result.json was lost or altered since")
     return status
 
 # %% ../nbs/13_sweeps.ipynb #cdeb0ac0
@@ -234,10 +241,11 @@ def _watch():    # in a thread: ends this process and its kernel when the other 
 def _run_report(source, target, parameters, cwd):    # None, or why it failed; the executed notebook is there in any case
     import papermill
     literally = lambda path: str(path).replace("{", "{{").replace("}", "}}")    # papermill fills parameters into paths
+    quiet = ["--IPKernelApp.log_level=40"]                                      # the kernel warns of TCP on this machine
     with replacing(target) as part:
         shutil.copy(source, part)
-        try: papermill.execute_notebook(literally(source), literally(part), parameters, kernel_name="python3", cwd=cwd, progress_bar=False,
-                                        extra_arguments=["--IPKernelApp.log_level=40"])    # or it warns of TCP on this machine
+        try: papermill.execute_notebook(literally(source), literally(part), parameters, kernel_name="python3", cwd=cwd,
+                                        progress_bar=False, extra_arguments=quiet)
         except papermill.PapermillExecutionError as e: return f"{e.ename}: {e.evalue} (cell {e.exec_count})"
         except Exception as e: return f"{type(e).__name__}: {e}"    # a kernel that died or did not start
 
@@ -251,7 +259,8 @@ def _work(folder, source, cwd):    # what the process of a point does; its exit 
             if state(folder)["state"] == "done": return 0
             for old in (folder/"status.json", result, *folder.glob(".*.part")): old.unlink(missing_ok=True)
             began, point = time.monotonic(), read_json(folder/"parameters.json")
-            reason = _run_report(source, folder/point["notebook"], dict(point["parameters"], out=str(folder/"out")), cwd) or _fault(result)
+            parameters = dict(point["parameters"], out=str(folder/"out"))
+            reason = _run_report(source, folder/point["notebook"], parameters, cwd) or _fault(result)
             status = dict(state="failed", reason=reason) if reason else dict(state="done", sha256=sha256_file(result))
             write_json(folder/"status.json", dict(status, seconds=round(time.monotonic() - began, 1)))
     except Timeout: return BUSY
@@ -281,13 +290,14 @@ def _attempt(folder, source, cwd, threads=None, alive=None):    # the state that
         with FileLock(folder/".lock", timeout=0): pass    # only to see whether it is free
     except Timeout: return dict(state="busy")
     if (now := state(folder))["state"] == "done": return now
-    command = [sys.executable, "-P", "-c", "import sys; from motion_vq.sweeps import _work; sys.exit(_work(*sys.argv[1:]))", folder, source, cwd]
+    command = [sys.executable, "-P", "-c", "import sys; from motion_vq.sweeps import _work; sys.exit(_work(*sys.argv[1:]))"]
     with tempfile.TemporaryFile() as said:
-        status = subprocess.run(command, stdin=alive, stdout=said, stderr=subprocess.STDOUT, env=_environment(threads), start_new_session=True).returncode
+        status = subprocess.run([*command, folder, source, cwd], stdin=alive, stdout=said, stderr=subprocess.STDOUT,
+                                env=_environment(threads), start_new_session=True).returncode
         if status in (BUSY, STOPPED): return dict(state="busy" if status == BUSY else "open")
-        said.seek(max(0, said.tell() - 2000))
-        if status: return _fail(folder, f"its process ended with status {status}: {said.read().decode(errors='replace').strip() or 'it said nothing'}")
-    return state(folder)
+        said.seek(max(0, said.seek(0, os.SEEK_END) - 2000))
+        words = said.read().decode(errors="replace").strip() or "it said nothing"
+    return _fail(folder, f"its process ended with status {status}: {words}") if status else state(folder)
 
 # %% ../nbs/13_sweeps.ipynb #356862bd
 def _prepare(sweep, out):    # the copy of the report; {folder: identity}
@@ -316,7 +326,8 @@ def _threads(workers):    # yields what submits a point, and how many are in wor
 def _dask(address):       # the same on a cluster
     with _extra("cluster"): from distributed import Client
     try: client = Client(address, timeout=10)
-    except (OSError, ValueError) as e: raise ConfigError(f"no Dask scheduler answers at {address!r} ({e}): start one with `dask scheduler`") from None
+    except (OSError, ValueError) as e:
+        raise ConfigError(f"no Dask scheduler answers at {address!r} ({e}): start one with `dask scheduler`") from None
     with client: yield partial(client.get_executor(pure=False).submit, _attempt), max(1, sum(client.nthreads().values()))
 
 # %% ../nbs/13_sweeps.ipynb #752a6c08
@@ -340,7 +351,7 @@ class _Progress:
         self.varying = [name for name, seen in values.items() if len(seen) > 1]
         self.sweep, self.folders, self.states, self.at_once, self.say = sweep, folders, states, at_once, say
         self.left = sum(s["state"] != "done" for s in states.values())
-        say(f"{len(states) - self.left} of {len(states)} points are done; {at_once} at a time{self._time_left()}")
+        say(f"{len(states) - self.left} of {len(states)} points are done" + (f"; {at_once} at a time{self._time_left()}" if self.left else ""))
 
     def _time_left(self):
         times = [s["seconds"] for s in self.states.values() if s["state"] == "done"]
@@ -390,7 +401,8 @@ def run(
                     else: progress.point(futures[future], status)
                 if todo: time.sleep(PAUSE)
     except OSError as e:
-        raise DataError(f"{e.filename or out}: cannot be used ({e.strerror or e}): make room or choose another folder; what is done stays") from None
+        raise DataError(f"{e.filename or out}: cannot be used ({e.strerror or e}): make room or choose another folder; "
+                        "what is done stays") from None
     return [dict(id=folder.name, parameters=point["parameters"], **states[folder]) for folder, point in folders.items()]
 
 # %% ../nbs/13_sweeps.ipynb #88556815
@@ -417,7 +429,8 @@ def rows(
     found = []
     for folder, point in _points(out):
         if (status := state(folder))["state"] != "done": continue
-        given = dict(point=folder.name, notebook=point["notebook"], version=point["version"], **point["parameters"], seconds=status["seconds"])
+        given = dict(point=folder.name, notebook=point["notebook"], version=point["version"]) | point["parameters"]
+        given["seconds"] = status["seconds"]
         for row in read_json(folder/"out"/"result.json")["rows"]:
             flat = {(k if k not in given else f"result.{k}"): v for k, v in _flat(row) if k not in given or given[k] != v}
             found.append({**given, **flat})
@@ -435,10 +448,11 @@ def table(
 def _markdown(rows):    # columns that say the same everywhere are said once, below
     columns = list(dict.fromkeys(name for row in rows for name in row))
     same = [c for c in columns if len(rows) > 1 and all(c in row and row[c] == rows[0][c] for row in rows)]
+    shown = [c for c in columns if c not in same]
     text = lambda v: "" if v is None else f"{v:.4g}" if isinstance(v, float) else str(v).replace("|", "\\|")
-    cells = [[text(row.get(c)) for c in columns if c not in same] for row in rows]
-    lines = [[c for c in columns if c not in same], [":--" for c in columns if c not in same], *cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + (f"\n\nThe same for all: {_text({c: rows[0][c] for c in same})}" if same else "")
+    lines = [shown, [":--" for _ in shown], *([text(row.get(c)) for c in shown] for row in rows)]
+    lines = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join(lines + (["", f"The same for all: {_text({c: rows[0][c] for c in same})}"] if same else []))
 
 
 def _print_table(out, form):
@@ -456,23 +470,30 @@ def _setting(text):    # "NAME=VALUE" -> (name, value)
     with _at(f"--set {name}"): return name, _parse(value) if value else ""
 
 
-def main(
-    argv=None,    # arguments; None: those of the command line
-)->int:           # exit status
-    "The command `python -m motion_vq.sweeps`."
-    parser = argparse.ArgumentParser("python -m motion_vq.sweeps", description="A grid of runs of a report, and their table. The same command goes on after a failure.")
+def _arguments(argv):
+    parser = argparse.ArgumentParser("python -m motion_vq.sweeps", description="A grid of runs of a report, and their table.")
     commands = parser.add_subparsers(dest="command", required=True)
-    one = commands.add_parser("run", help="run what is not done", description="Run what is not done of a sweep.",
-                              epilog="example: python -m motion_vq.sweeps run nbs/analysis/sweeps/cpu.yml --out _runs/cpu --set data=$PWD/data/panoptic")
+    one = commands.add_parser("run", help="run what is not done", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Run what is not done of a sweep. Whatever happened to it, the same command goes on.",
+        epilog="example:\n  python -m motion_vq.sweeps run nbs/analysis/sweeps/cpu.yml --out _runs/cpu --set data=$PWD/data/panoptic")
     one.add_argument("file", metavar="FILE.yml", help="the sweep: notebook, fixed, grid, points, metric")
     one.add_argument("--out", metavar="DIR", required=True, help="where results are, and go")
     one.add_argument("--workers", type=int, default=1, metavar="N", help="points at a time (default: %(default)s)")
     one.add_argument("--cluster", metavar="ADDRESS", help="a Dask scheduler, as in tcp://host:8786, in place of this machine")
-    one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter for all points; a relative path is relative to the report's folder")
-    two = commands.add_parser("table", help="print what is done", description="Print a row for each finished point and model; what is not done is named on stderr.")
+    one.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
+                     help="a parameter for all points; a relative path is relative to the report's folder")
+    two = commands.add_parser("table", help="print what is done",
+                              description="Print a row for each finished point and model; what is not done is named on stderr.")
     two.add_argument("out", metavar="DIR", help="the folder that was given as --out")
     two.add_argument("--format", choices=("markdown", "csv", "json"), default="markdown", help="(default: %(default)s)")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(
+    argv=None,    # arguments; None: those of the command line
+)->int:           # exit status
+    "The command `python -m motion_vq.sweeps`."
+    args = _arguments(argv)
     try:
         if args.command == "table": return _print_table(args.out, args.format) or 0
         points = run(args.file, args.out, args.workers, args.cluster, dict(map(_setting, args.set)))
