@@ -424,16 +424,16 @@ def _points(out):    # (folder, identity) of each point in a folder, in the orde
 
 def rows(
     out,      # folder of a sweep
-)->list:      # of dictionaries: point, notebook, version, the parameters, seconds, and what the report says
+)->list:      # of dictionaries: what `run.` tells of the point, its parameters, what the report says
     "What all finished points say, one dictionary for each row of each result."
     found = []
     for folder, point in _points(out):
         if (status := state(folder))["state"] != "done": continue
-        given = dict(point=folder.name, notebook=point["notebook"], version=point["version"]) | point["parameters"]
-        given["seconds"] = status["seconds"]
+        given = {"run.id": folder.name, "run.notebook": point["notebook"], "run.version": point["version"]} | point["parameters"]
+        last = {"run.seconds": status["seconds"]}
         for row in read_json(folder/"out"/"result.json")["rows"]:
-            flat = {(k if k not in given else f"result.{k}"): v for k, v in _flat(row) if k not in given or given[k] != v}
-            found.append({**given, **flat})
+            says = {(k if k not in given | last else f"result.{k}"): v for k, v in _flat(row) if k not in given or given[k] != v}
+            found.append(given | says | last)
     return found
 
 

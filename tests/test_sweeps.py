@@ -172,7 +172,7 @@ def test_two_drivers_share_the_work_and_keep_to_the_report_they_began_with(place
     assert started(place) == {0: 1, 1: 1, 2: 1}
     assert len(sweeps.rows(place/"out")) == 3
     points = {sweeps.point_id(p) for p in sweeps.read_sweep(place/"sweep.yml").points}
-    assert not points & {row["point"] for row in sweeps.rows(place/"out")}, "the edited report has other points"
+    assert not points & {row["run.id"] for row in sweeps.rows(place/"out")}, "the edited report has other points"
 
 
 def test_a_killed_process_of_a_point_is_a_failed_point_without_a_kernel(place):
@@ -357,12 +357,12 @@ def put(out, parameters, rows, version="1", damage=None):
 def test_a_table_has_a_row_for_each_point_and_model(tmp_path, capsys):
     put(tmp_path, dict(seed=10, kind="2d"), [dict(model="a", skill=0.5, seed=10, kind="x", intervals=dict(skill=[0.4, 0.6], tde=None))])
     put(tmp_path, dict(seed=2, kind="2d"), [dict(model="a", skill=0.25, used=3), dict(model="b", skill=None)])
-    put(tmp_path, dict(seed=2, kind="2d", late=1), [dict(model="a", skill=1)], version="2")
+    put(tmp_path, dict(seed=2, kind="2d", seconds=180.0), [dict(model="a", skill=1, seconds=3.5)], version="2")
     t = sweeps.table(tmp_path)
-    assert list(t.seed) == [2, 2, 10, 2] and list(t.model) == ["a", "b", "a", "a"] and list(t.version) == ["1", "1", "1", "2"]
-    assert t.skill[0] == 0.25 and t.skill.isna()[1] and list(t.late.isna()) == [True, True, True, False]
+    assert list(t.seed) == [2, 2, 10, 2] and list(t.model) == ["a", "b", "a", "a"] and list(t["run.version"]) == ["1", "1", "1", "2"]
+    assert t.skill[0] == 0.25 and t.skill.isna()[1] and t.seconds.tolist()[3] == 180 and t["result.seconds"].tolist()[3] == 3.5
     assert t.loc[2, ["kind", "result.kind", "intervals.skill.0", "intervals.skill.1"]].tolist() == ["2d", "x", 0.4, 0.6]
-    assert "result.seed" not in t and "intervals.skill" not in t and (t.seconds == 2).all() and t.point.nunique() == 3
+    assert "result.seed" not in t and "intervals.skill" not in t and (t["run.seconds"] == 2).all() and t["run.id"].nunique() == 3
 
     assert sweeps.main(["table", str(tmp_path), "--format", "json"]) == 0
     assert json.loads(capsys.readouterr().out) == sweeps.rows(tmp_path)
@@ -370,7 +370,7 @@ def test_a_table_has_a_row_for_each_point_and_model(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines()[0].split(",") == list(t.columns)
     assert sweeps.main(["table", str(tmp_path)]) == 0
     said = capsys.readouterr().out
-    assert said.count("\n| ") == 5 and re.search(r"same for all: .*notebook toy\.ipynb, kind 2d, seconds 2\.0", said)
+    assert said.count("\n| ") == 5 and re.search(r"same for all: .*notebook toy\.ipynb, kind 2d, run\.seconds 2\.0", said)
     assert sweeps.main(["table", str(tmp_path/"nowhere")]) == 2
 
 
