@@ -1,4 +1,4 @@
-"""`python -m benchmarks [NAME ...] [--out FILE.json]`: run the benchmarks, all or those named, print a table, keep it as JSON."""
+"""`python -m benchmarks [NAME ...] [--long] [--out FILE.json]`: run the benchmarks, all or those named, print a table, keep it as JSON."""
 import argparse
 import importlib
 from pathlib import Path
@@ -31,10 +31,13 @@ def table(rows):
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; none means all")
+    parser.add_argument("--long", action="store_true", help="the rows that take minutes, too")
     parser.add_argument("--out", default="_runs/benchmarks.json", help="where to write the figures (default: %(default)s)")
     args = parser.parse_args()
     if unknown := set(args.names) - set(NAMES): parser.error(f"unknown {', '.join(sorted(unknown))}: choose of {', '.join(NAMES)}")
-    rows = [row for name in args.names or NAMES for row in importlib.import_module(f"benchmarks.bench_{name}").run()]
+    chosen = [importlib.import_module(f"benchmarks.bench_{name}") for name in args.names or NAMES]
+    rows = [row for module in chosen for row in module.run()]
+    if args.long: rows += [row for module in chosen if hasattr(module, "long") for row in module.long()]
     facts = machine()
     print(table(rows), "", ", ".join(f"{k} {v}" for k, v in facts.items()), sep="\n")
     write_json(args.out, dict(machine=facts, rows=rows))

@@ -29,7 +29,7 @@ def planes(frames, size, repeats):
         lambda: render(joints, size), lambda: references.limbs_2d(joints, LIMBS, size), write, repeats=repeats)
     return row(f"2D limbs, {frames} x {size} x {size}, {len(LIMBS)} limbs", ours, reference, ">= 100, <= 4 x write",
                "reference: NumPy, a patch for each limb and frame; write: np.ones, into memory that was used just before",
-               write_s=written, peak_bytes=peak_bytes(lambda: render(joints, size)))
+               write_s=written, peak_bytes=peak_bytes(lambda: render(joints, size)), bytes=4 * frames * size**2)
 
 
 def triplanes(frames, size, repeats, some):
@@ -44,7 +44,7 @@ def triplanes(frames, size, repeats, some):
         part, = time_best(lambda: references.triplanes_by_volume(few, LIMBS, size, apart=apart), repeats=min(repeats, 3))
         note = f"reference: NumPy, {'a volume for each limb, as published' if apart else 'one volume'}, then maxima along its axes; " \
                f"timed on {len(few)} frames and scaled to {frames}"
-        yield row(name + ("" if apart else ", one volume"), ours, part * frames / len(few), target, note, write_s=written, peak_bytes=peak)
+        yield row(name + ("" if apart else ", one volume"), ours, part * frames / len(few), target, note, write_s=written, peak_bytes=peak, bytes=12 * frames * size**2)
 
 
 def as_on_other_devices(joints, size):
@@ -62,7 +62,7 @@ def training(clips, frames, size, repeats):
         lambda: clip_maps(joints, "2d", size), lambda: as_on_other_devices(joints, size),
         partial(np.ones, (clips, len(LIMBS) + 1, frames, size, size), np.float32), repeats=repeats)
     return row(f"training batch, {clips} x {len(LIMBS)} x {frames} x {size} x {size}", ours, reference, "",
-               "reference: the tensor code of other devices, on this CPU", write_s=written)
+               "reference: the tensor code of other devices, on this CPU", write_s=written, bytes=4 * clips * (len(LIMBS) + 1) * frames * size**2)
 
 
 def on_gpu(clips, frames, size, repeats):

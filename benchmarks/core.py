@@ -12,7 +12,7 @@ import torch
 import motion_vq
 
 ROOT = Path(__file__).parents[1]
-KEYS = ("name", "ours_s", "reference_s", "ratio", "target", "note")  # of every row; some have `write_s` and `peak_bytes` too
+KEYS = ("name", "ours_s", "reference_s", "ratio", "target", "note")  # of every row; some have more of `row`'s
 
 
 def time_best(
@@ -20,6 +20,7 @@ def time_best(
     repeats:int=5,     # rounds; in every round each function has its turn, so that all meet the same disturbances
     turn:float=0.03,   # seconds; a function that takes less is called again until they are over
     wait=lambda: None, # called before the clock is read: a device's `synchronize`
+    clock=time.perf_counter, # `time.process_time` leaves out what other programs take; of several threads it counts the sum
 )->list:               # the shortest time of a single call of each function, in seconds
     "The best times of functions that take turns, after a call of each that is not timed."
     best = [float("inf")] * len(functions)
@@ -29,12 +30,12 @@ def time_best(
             end = time.perf_counter() + turn
             while True:
                 wait()
-                start = time.perf_counter()
+                start = clock()
                 result = f()
                 wait()
-                best[i] = min(best[i], (now := time.perf_counter()) - start)
+                best[i] = min(best[i], clock() - start)
                 del result
-                if now >= end: break
+                if time.perf_counter() >= end: break
     return best
 
 
@@ -56,7 +57,7 @@ def row(
     reference_s:float,  # seconds
     target:str,         # what the ratio should reach, as text
     note:str="",        # what the reference is, and what else must be known
-    **more,             # write_s, peak_bytes
+    **more,             # write_s, seconds of a plain write; peak_bytes, limit_bytes of memory; bytes and operations that ours needs
 )->dict:
     "One line of the table."
     return dict(name=name, ours_s=ours_s, reference_s=reference_s, ratio=reference_s / ours_s, target=target, note=note, **more)
@@ -79,7 +80,7 @@ def commit()->str:
 
 def machine()->dict:
     "What the figures depend on besides the code."
-    return dict(cores=os.cpu_count(), processor=processor(), threads=torch.get_num_threads(), python=platform.python_version(),
+    return dict(cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(), processor=processor(), threads=torch.get_num_threads(), python=platform.python_version(),
                 torch=torch.__version__, numpy=version("numpy"), numba=version("numba"), scikit_image=version("scikit-image"),
                 motion_vq=motion_vq.__version__, commit=commit(),
                 gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else None)

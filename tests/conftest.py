@@ -1,8 +1,12 @@
-"""A cache that no other run has filled; and what the tests of the notebooks leave for the end, a line for each."""
+"""A cache that no other run has filled; what tests tried, for a notebook to show; and what the tests of the notebooks leave for the end, a line for each."""
 import os
 import tempfile
+from pathlib import Path
 
 import pytest
+
+import motion_vq
+from motion_vq.core import write_json
 
 NOTEBOOKS = pytest.StashKey[dict]()  # notebook -> what became of it
 
@@ -18,6 +22,15 @@ def pytest_configure(config):
 def executed(pytestconfig):
     "Where the tests of the notebooks write down what ran."
     return pytestconfig.stash[NOTEBOOKS]
+
+
+@pytest.fixture(scope="session")
+def record(request):
+    "`record(name, **facts)`: what tests tried, and what became of it, into `_runs/robustness/NAME.json`, with the number of tests that failed."
+    def write(name, **facts):
+        facts = dict(version=motion_vq.__version__, failed=request.session.testsfailed, **facts)
+        write_json(Path(__file__).parents[1]/"_runs"/"robustness"/f"{name}.json", facts)
+    return write
 
 
 def pytest_terminal_summary(terminalreporter, config):

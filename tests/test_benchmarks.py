@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from benchmarks import bench_metrics, bench_panoptic, bench_render, references
+from benchmarks import bench_metrics, bench_panoptic, bench_render, bench_training, references
 from benchmarks.core import KEYS, machine, peak_bytes, row, time_best
 from motion_vq.heatmaps import render
 from motion_vq.metrics import paper_metrics
@@ -51,15 +52,60 @@ def test_the_tensor_code_draws_the_training_batch():
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+SMALL = dict(widths=(8, 8, 16, 16), code_dim=16, attention=(2,), disc_widths=(8, 8, 8, 8))    # of the preset `paper`
+GRADIENTS = lambda network: torch.cat([p.grad.flatten() for p in network.parameters()])
+
+
+def test_the_straightforward_loop_does_the_same_arithmetic():
+    "Same weights: same losses. Same gradients, too, where the discriminator's loss is cut off from the generator, and others where it is not."
+    ours, (x, target) = bench_training.trainer(32, 32, **SMALL), bench_training.clip(32, 32)
+    uncut, cut = bench_training.PlainLoop(ours), bench_training.PlainLoop(ours, detached=True)
+    count = lambda *networks: sum(p.numel() for network in networks for p in network.parameters())
+    assert count(ours.model, ours.adversary) == count(cut.model, cut.judge)
+    with torch.no_grad(): assert torch.equal(cut.judge.layers(target), ours.adversary.discriminators.judges[0](target))
+    losses = {k: float(v) for k, v in ours.train_step(x, target, None).items() if k != "perplexity"}
+    for loop in (uncut, cut): assert {k: float(v) for k, v in loop.train_step(x, target).items()} == pytest.approx(losses, rel=1e-4)
+    expected, scale = GRADIENTS(ours.model), float(GRADIENTS(ours.model).norm())
+    assert (GRADIENTS(cut.model) - expected).norm() < 1e-3 * scale < (GRADIENTS(uncut.model) - expected).norm()
+    torch.testing.assert_close(GRADIENTS(cut.judge), GRADIENTS(ours.adversary), rtol=1e-3, atol=1e-6)
+
+
+def test_live_bytes_by_hand():
+    "Of 4,000 bytes each: an array from before, one that goes before the third comes, and a view, which is none."
+    live, a = bench_training.Live(), torch.ones(1000)
+    live.add([a, a[3:]])
+    with live:
+        b = a + 1
+        del b
+        c = (a * 2).view(10, 100)
+        assert (live.now, live.peak) == (8000, 8000)
+        d = c + c
+    assert (live.now, live.peak) == (12000, 12000) and bench_training.work(lambda: torch.ones(1000) + a)["bytes"] == 16000
+    assert bench_training.work(lambda: torch.ones(10, 20) @ torch.ones(20, 30))["operations"] == 2 * 10 * 20 * 30
+    del c, d
+    assert live.now == 4000
+
+
+def test_bytes_of_a_step():
+    "At rest: each weight, and two moments of it; in a step the gradients at least; less with checkpointing, more with a larger batch."
+    t = bench_training.trainer(32, 32, **SMALL)
+    weights = sum(4 * p.numel() for network in (t.model, t.adversary) for p in network.parameters())
+    (rest, peak), (_, less), (_, more) = (bench_training.step_bytes(32, 32, batch, checkpointing=c, **SMALL) for batch, c in ((1, False), (1, True), (2, False)))
+    assert 3 * weights <= rest < 3 * weights + 10_000
+    assert rest + weights * 0.9 < less < peak < more
+
+
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")  # of the data set's own example
 def test_rows():
     rows = bench_render.run(size=16, frames=2, some=1, batch=(2, 2, 16), gpu_clips=1, repeats=1)
     rows += bench_metrics.run(clips=1, frames=2, size=16, some=1, repeats=1)
     rows += bench_panoptic.run(frames=200, repeats=1, turn=0)
+    rows += bench_training.run(repeats=1, full=(32, 32), **SMALL)
     assert len({r["name"] for r in rows}) == len(rows)
     for r in rows:
-        assert set(KEYS) <= set(r) <= {*KEYS, "write_s", "peak_bytes"}
-        if r["note"] != "no GPU":
+        assert set(KEYS) <= set(r) <= {*KEYS, "write_s", "peak_bytes", "limit_bytes", "operations", "bytes"}
+        if "limit_bytes" in r: assert 0 < r["peak_bytes"] < r["limit_bytes"]
+        elif r["note"] != "no GPU":
             assert r["ours_s"] > 0 and r["reference_s"] > 0 and r["ratio"] == r["reference_s"] / r["ours_s"]
 
 

@@ -205,7 +205,7 @@ print(h.hexdigest())
 """
 
 
-def test_eight_processes_at_once_leave_one_whole_file(root, tmp_path, no_parsing):
+def test_eight_processes_at_once_leave_one_whole_file(root, tmp_path, no_parsing, record):
     folder = sorted((root/"train").iterdir())[0]
     readers = [subprocess.Popen([sys.executable, "-W", "error", "-c", READER, str(folder), str(tmp_path)], text=True,
                                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(8)]
@@ -219,6 +219,7 @@ def test_eight_processes_at_once_leave_one_whole_file(root, tmp_path, no_parsing
     plain = read_sequence(folder)
     no_parsing()
     same(read_sequence(folder, tmp_path), plain)
+    record("cache", processes=len(readers), results=len({out for out, _ in said}), files=len(os.listdir(tmp_path)), warnings=sum(bool(err) for _, err in said))
 
 
 KILLED = "import os, signal; os.replace = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n" + READER

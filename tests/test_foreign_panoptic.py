@@ -3,6 +3,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -111,6 +112,21 @@ def tree(root):
             for p in root.rglob("*") if not p.is_fifo()}
 
 
+SEEN = {}  # test -> outcome -> how many
+AROUND = {}  # how often everything around was looked at, before and after, and how often it had changed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def recorded(record):
+    SEEN.clear()
+    AROUND.update(looked=0, changed=0)
+    yield
+    record("panoptic", examples=SEEN, around=AROUND)
+
+
+def note(test, outcome): SEEN.setdefault(test, {})[outcome] = SEEN.setdefault(test, {}).get(outcome, 0) + 1
+
+
 def fresh(place, calibration=None):
     folder = place/"around"/"seq"
     shutil.rmtree(folder, ignore_errors=True)
@@ -134,7 +150,16 @@ def draw_everything(sequence):
         if len(nodes) >= 4: assert kept_3d(t, sequence.cameras).shape == (len(t),)
 
 
-def read(place, folder, cache=False):
+FAULTS = {"no JSON": "not valid", "archive cut or forged": "not a whole tar", "values": "not a number|beyond|is not positive|not an array|singular|finite",
+          "structure": "no list|without|joints19|its id|occurs twice|not an object|a node is|no '", "nobody in it": "no body|no file body|no HD camera"}
+
+
+def kind_of(message):
+    "Which class of fault an error names."
+    return next((f"refused: {kind}" for kind, words in FAULTS.items() if re.search(words, message.split(": ", 1)[-1])), "refused: other")
+
+
+def read(place, folder, cache=False, test=None):
     "Read, and draw what could be read; nothing is written but the cache, and it makes no difference. Whether it could be read."
     before = tree(place)
     def attempt(*cache):
@@ -153,7 +178,10 @@ def read(place, folder, cache=False):
                 for s, t in zip(plain.tracks, again.tracks, strict=True):
                     assert (s.person, s.start, s.joints.tobytes(), s.confidence.tobytes()) == (t.person, t.start, t.joints.tobytes(), t.confidence.tobytes())
             shutil.rmtree(kept, ignore_errors=True)
-    assert tree(place) == before
+    AROUND["looked"] += 1
+    AROUND["changed"] += tree(place) != before
+    assert not AROUND["changed"]
+    if test: note(test, kind_of(plain) if isinstance(plain, str) else "read and drawn")
     return not isinstance(plain, str)
 
 
@@ -176,7 +204,7 @@ def test_any_json_is_read_or_refused(place, fine, data, extracted):
         (folder/INNER).mkdir()
         for i, d in enumerate(frames): (folder/INNER/f"body3DScene_{i:08d}.json").write_bytes(d)
     else: write_tar(folder/TAR, frames)
-    read(place, folder, cache=len(data) % 4 == 0)
+    read(place, folder, cache=len(data) % 4 == 0, test="any JSON")
 
 
 @many(40)
@@ -185,7 +213,7 @@ def test_what_is_legal_is_read_and_drawn(place, frames):
     "However near to its bounds; without this, the test above could pass by refusing everything."
     folder = fresh(place)
     write_tar(folder/TAR, [to_json(f).encode() for f in frames])
-    assert read(place, folder)
+    assert read(place, folder, test="legal JSON")
 
 
 @pytest.mark.parametrize("depth", [100, 1000, 1020, 1100, 100_000])
@@ -195,7 +223,7 @@ def test_depth_is_an_error_of_the_library(place, depth):
                  f'{{"bodies": [{{"id": 1, "joints19": {deep}}}]}}', f'{{"bodies": [{{"id": 1, "joints19": [{deep}{", 1" * 75}]}}]}}'):
         folder = fresh(place)
         write_tar(folder/TAR, [text.encode()])
-        assert not read(place, folder)
+        assert not read(place, folder, test="deep JSON")
 
 
 # --- calibrations ---
@@ -226,7 +254,7 @@ def test_any_calibration_is_read_or_refused(place, listed, whole):
     data = to_json(value).encode("utf-8", "surrogatepass")
     folder = fresh(place, data if whole else data[:len(data) * 2 // 3])
     write_tar(folder/TAR, [to_json(dict(bodies=[dict(id=0, joints19=STANDING)])).encode()])
-    read(place, folder, cache=len(data) % 4 == 0)
+    read(place, folder, cache=len(data) % 4 == 0, test="any calibration")
 
 
 @pytest.mark.parametrize("node", [-1, 2**31, 2**63, 2**64 - 1, 2**64, 0.5, True])
@@ -272,7 +300,7 @@ def test_any_archive_is_read_or_refused(place, listed, changes, part):
         data[int(where * (len(data) - 1))] = value
     folder = fresh(place)
     (folder/TAR).write_bytes(data[:int(part * len(data))])
-    read(place, folder, cache=len(data) % 1024 == 0)
+    read(place, folder, cache=len(data) % 1024 == 0, test="any archive")
 
 
 def test_links_and_devices_are_passed_over_and_strange_names_are_only_names(place):
@@ -306,6 +334,7 @@ def test_ten_gigabytes_are_refused_before_they_are_read(place, what):
     resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, before[1]))
     try:
         with pytest.raises(DataError, match="the most it can have|ends before"): read_sequence(folder)
+        note("ten gigabytes", "refused: size")
     finally: resource.setrlimit(resource.RLIMIT_AS, before)
 
 

@@ -267,3 +267,18 @@ def test_a_matched_reconstruction_leaves_the_scores_alone_in_the_game(kind):
     assert games[0] != 0 and abs(games[0] - games[1]) < 1e-5 * abs(games[0])  # features of x and pred are equal: nothing to add
     games = [a.generator_loss(rec, 1 - x, pred, layer.weight).item() for a in losses]
     assert games[0] != games[1]
+
+
+def test_checkpointing_changes_no_bit_of_a_step():
+    "Of the gradients, encoder and decoder together, attention and doubling in both."
+    grads, x = [], torch.rand(1, 17, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        model = VQGAN(preset("paper", widths=(8, 8, 16, 16), code_dim=8, attention=(2,), checkpointing=checkpointing))
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.nbytes) or t, lambda t: t): out = model(x)
+        (out.reconstruction.square().mean() + out.loss).backward()
+        grads.append([p.grad for p in model.parameters()])
+        if not checkpointing: all_of_it = sum(kept)
+    assert all(torch.equal(a, b) for a, b in zip(*grads)) and all(g is not None for g in grads[0])
+    assert sum(kept) < all_of_it / 3, "what remains is what the quantiser keeps, and the layers outside of the stages"
