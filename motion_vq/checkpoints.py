@@ -38,7 +38,7 @@ def digest(
 )->str:            # 64 hexadecimal digits
     "SHA-256 of names and bytes: equal states, equal digests."
     h = hashlib.sha256()
-    for name, t in tensors.items():
+    for name, t in sorted(tensors.items()):  # a state that was read comes in any order
         h.update(name.encode())
         h.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return h.hexdigest()

@@ -75,11 +75,11 @@ def _device(): return "cuda" if world() > 1 and dist.get_backend() == "nccl" els
 
 
 def any_of_us(
-    flag:bool,  # what holds here
-)->bool:        # whether it holds anywhere
+    flag,       # true or false, as in `if flag`: what holds here
+)->bool:       # whether it holds anywhere
     "Whether something holds in at least one process."
     if world() == 1: return bool(flag)
-    flags = torch.tensor(float(flag), device=_device())
+    flags = torch.tensor(float(bool(flag)), device=_device())
     total(flags)
     return bool(flags > 0)
 

@@ -147,7 +147,7 @@ def train(
                  workers=workers, threads=torch.get_num_threads())
     trainer = Trainer(name, model, config, device)
     asked = dict(name=name, model=asdict(model), config=asdict(config), precision=trainer.precision, world=world())
-    with only_writer(out):
+    with only_writer(out), holding_interrupts() as interrupted:
         best = _resume(trainer, out, asked)
         if trainer.step == 0: trainer.start(clips)
         trainer.check_alike()
@@ -155,9 +155,8 @@ def train(
         steps, about = range(first, config.steps), dict(asked, place=place)
         if rank() == 0 and steps:
             _tidy(out, first)
-            append_line(out/"log.jsonl", dict(step=first, start=dict(steps=config.steps, **place)))
-        with (holding_interrupts() as interrupted,
-              tqdm(total=config.steps, initial=first, desc=name, disable=not progress, file=sys.stdout, mininterval=5) as bar):
+            append_line(out/"log.jsonl", dict(step=first, start=dict(pid=os.getpid(), steps=config.steps, **place)))
+        with tqdm(total=config.steps, initial=first, desc=name, disable=not progress or rank() > 0, file=sys.stdout, mininterval=5) as bar:
             for drawn in batches(clips, config.seed, steps, config.batch, device, rank(), world(), workers):
                 losses = trainer.train_step(*drawn)
                 bar.update()
@@ -271,7 +270,7 @@ def main(
         with joined(args.device) as device:
             clips, validation, manifest = load_clips(args.data, args.kind, config.frames, config.size)
             _same_windows(Path(args.out)/"windows.json", manifest)
-            train(args.name, model, config, clips, validation, args.out, device, rank() == 0, args.workers)
+            train(args.name, model, config, clips, validation, args.out, device, workers=args.workers)
     except MotionVQError as e:
         print(e, file=sys.stderr)
         return 2 if isinstance(e, ConfigError) else 1
