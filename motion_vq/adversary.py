@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from .core import one_of
 from .networks import CHANNELS, ModelConfig, PatchDiscriminator
+from .processes import mean
 
 # %% ../nbs/08_adversary.ipynb #6febf8ad
 class Discriminators(nn.Module):
@@ -72,6 +73,7 @@ class Adversary(nn.Module):
         self.discriminators.requires_grad_(True)
         rec_grad, = torch.autograd.grad(rec_loss, last_layer, retain_graph=True)
         game_grad, = torch.autograd.grad(game, last_layer, retain_graph=True)
+        mean(rec_grad, game_grad)
         ratio = (rec_grad.norm() / (game_grad.norm() + 1e-4)).clamp(max=self.cap)
         return self.weight * ratio.detach() * game
 
@@ -86,6 +88,7 @@ class Adversary(nn.Module):
 
     def _lecam(self, real, fake):
         now = torch.stack([torch.stack([s.detach().float().mean() for s in scores]) for scores in (real, fake)])
+        mean(now)
         self.averages.lerp_(now, 0.01)
         return sum(F.relu(r - below).square().mean() + F.relu(above - f).square().mean()
                    for r, f, above, below in zip(real, fake, *self.averages))

@@ -4,19 +4,22 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'VIEWS', 'usable_starts', 'seen', 'Window', 'draw_cameras', 'frozen_windows', 'Clips', 'data_sha256',
-           'load_clips', 'check_manifest', 'clip_maps', 'batch']
+           'load_clips', 'check_manifest', 'clip_maps', 'share', 'draw_share', 'batch', 'batches']
 
 # %% ../nbs/05_clips.ipynb #d011fd33
 import hashlib
+import signal
 import zlib
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from . import panoptic
 from .cache import cache_folder
-from .core import DataError, one_of, read_json, sha256_json
+from .core import ConfigError, DataError, one_of, read_json, sha256_json
 from .heatmaps import render
 from .panoptic import EGO_NODES, EXO_NODES
 from .poses import fit, mirror, yaw
@@ -208,15 +211,68 @@ def clip_maps(
     x = draw()[:, :, 0] if kind == "exo" else draw(kind="triplane")[:, 0]
     return x, x
 
+# %% ../nbs/05_clips.ipynb #7773a2e8
+def share(
+    n:int,         # clips in the effective batch, of all processes together
+    rank:int=0,    # number of this process
+    world:int=1,   # how many processes there are; must divide `n`
+)->range:          # the numbers of this process's clips
+    "Which clips of a batch fall to one process of several."
+    if n < 1 or n % world:
+        raise ConfigError(f"a batch of {n} clips cannot be shared equally by {world} processes: take {max(n // world, 1) * world}")
+    return range(rank * n // world, (rank + 1) * n // world)
+
+
+def draw_share(
+    clips:Clips,   # the training split
+    seed:int,      # of the run
+    step:int,      # number of the training step
+    n:int,         # clips in the effective batch
+    rank:int=0,    # number of this process
+    world:int=1,   # how many processes there are
+)->np.ndarray:     # (n / world, V, F, K, 2|3) float32 joints in pixels
+    "One process's clips of one step: a function of seed, step and their numbers in the batch."
+    return np.concatenate([clips.draw(np.random.default_rng([seed, step, i]), 1) for i in share(n, rank, world)])
+
 
 def batch(
     clips:Clips,   # the training split
     seed:int,      # of the run
     step:int,      # number of the training step
-    n:int,         # clips in the batch
+    n:int,         # clips in the effective batch, of all processes together
     device="cpu",  # where to draw
     rank:int=0,    # number of this process
-)->tuple:          # input and target, see `clip_maps`, and the joints (n, V, F, K, 2|3) in pixels
-    "The training batch of one step: a pure function of seed, step and rank."
-    joints = clips.draw(np.random.default_rng([seed, step, rank]), n)
-    return *clip_maps(joints, clips.kind, clips.size, device), torch.from_numpy(joints).to(device)
+    world:int=1,   # how many processes there are; must divide `n`
+)->tuple:          # input and target, see `clip_maps`, and the joints (n / world, V, F, K, 2|3) in pixels
+    "The training batch of one step: a pure function of seed, step, rank and number of processes."
+    return _drawn(draw_share(clips, seed, step, n, rank, world), clips, device)
+
+
+def _drawn(joints, clips, device):
+    return *clip_maps(joints, clips.kind, clips.size, device), torch.as_tensor(joints).to(device)
+
+# %% ../nbs/05_clips.ipynb #c15ad159
+class _Steps(Dataset):
+    "The joints of a range of steps, by position."
+    def __init__(self, steps, draw): self.steps, self.draw = steps, draw
+    def __len__(self): return len(self.steps)
+    def __getitem__(self, i): return self.draw(step=self.steps[i])
+
+
+def _leave_interrupts(number): signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def batches(
+    clips:Clips,    # the training split
+    seed:int,       # of the run
+    steps:range,    # numbers of the steps
+    n:int,          # clips in the effective batch, of all processes together
+    device="cpu",   # where to draw
+    rank:int=0,     # number of this process
+    world:int=1,    # how many processes there are; must divide `n`
+    workers:int=0,  # processes that draw clips ahead; 0: each when it is needed
+):                  # yields what `batch` returns, step by step
+    "The training batches of some steps, the same whoever draws them."
+    joints = _Steps(steps, partial(draw_share, clips, seed, n=n, rank=rank, world=world))
+    ahead = DataLoader(joints, batch_size=None, num_workers=workers, worker_init_fn=_leave_interrupts)
+    for drawn in ahead: yield _drawn(drawn, clips, device)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import processes
 from .core import ConfigError
 
 # %% ../nbs/06_quantize.ipynb #b020c6ad
@@ -163,7 +164,9 @@ class EMAVectorQuantizer(nn.Module):
         vectors:Tensor,  # (N, D) latents
     ):
         "Begin with the centres that k-means finds; without this, those of the first batch."
-        self.codebook.copy_(kmeans(vectors, self.codebook_size))
+        centres = kmeans(vectors, self.codebook_size)
+        processes.from_first(centres)
+        self.codebook.copy_(centres)
         self.count.fill_(len(vectors) / self.codebook_size)
         self.total.copy_(self.codebook * self.count[:, None])
         self.started.fill_(True)
@@ -171,12 +174,14 @@ class EMAVectorQuantizer(nn.Module):
     @torch.no_grad()
     def _update(self, vectors, indices):
         count, total = assigned(vectors, indices, self.codebook_size)
+        processes.total(count, total)
         self.count.lerp_(count, 1 - self.decay)
         self.total.lerp_(total, 1 - self.decay)
         dead = self.count < self.dead_below
-        pick = torch.randint(len(vectors), (self.codebook_size,), device=vectors.device)
+        revived = vectors[torch.randint(len(vectors), (self.codebook_size,), device=vectors.device)]
+        processes.from_first(revived)
         self.count.copy_(torch.where(dead, torch.ones_like(self.count), self.count))
-        self.total.copy_(torch.where(dead[:, None], vectors[pick], self.total))
+        self.total.copy_(torch.where(dead[:, None], revived, self.total))
         self.codebook.copy_(self.total / self.count[:, None])
 
 # %% ../nbs/06_quantize.ipynb #78feb22c

@@ -15,11 +15,13 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .adversary import Adversary
+from .checkpoints import digest, pack
 from .core import ConfigError, one_of
 from .dvae import DVAE, PlainDVAE
 from .losses import clipped, gradient_loss, joints_loss, reconstruction_loss
 from .muon import Muon, matrices
 from .networks import ModelConfig, check_divisible, configure
+from .processes import check_alike, from_first, mean, rank, world
 from .vqgan import VQGAN
 
 # %% ../nbs/11_trainer.ipynb #958b0ce1
@@ -27,7 +29,7 @@ from .vqgan import VQGAN
 class TrainConfig:
     "How a tokenizer is trained."
     steps:int = 1000          # optimiser steps; the schedules end here
-    batch:int = 16            # clips a step
+    batch:int = 16            # clips a step, of all processes together
     frames:int = 16           # frames of a clip
     size:int = 32             # side of a heatmap, in pixels
     optimizer:str = "muon"    # for the generator's matrices: "muon", or "adamw" for all its weights
@@ -144,7 +146,7 @@ class Trainer:
                               f"{config.frames} of {config.size}: set frames and size of the model to these")
         self.name, self.config, self.device, self.step = one_of(name, MODELS, "model"), config, device, 0
         self.precision = resolve_precision(config.precision, device)
-        self._seed(-1)
+        self._seed(0)
         self.model = MODELS[name](model).to(device, memory_format=torch.channels_last_3d)
         self.opt, self.muon = optimisers(self.model, config)
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average)) if config.average else None
@@ -157,19 +159,21 @@ class Trainer:
         clips,  # training `Clips`
     ):
         "What a model may want to know of the data before its first step: see `TokenModel.start`."
-        self._seed(-1)
+        self._seed(0)
         if self.model.motion: self.model.start(torch.from_numpy(clips.draw(np.random.default_rng([self.config.seed]), 8000)))
+        from_first(*self.model.state_dict().values())
 
-    def _seed(self, step): torch.manual_seed(int(np.random.SeedSequence([self.config.seed, step + 1]).generate_state(1)[0]))
+    def _seed(self, *numbers):
+        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, *numbers]).generate_state(1)[0]))
 
     def train_step(self,
-        x,         # (B, C, F, H, W) what the model is given
+        x,         # (B, C, F, H, W) what the model is given: this process's share
         target,    # (B, C', F, H, W) what it has to rebuild
         joints,    # (B, V, F, K, 2|3) in pixels, what both were drawn from
     )->dict:       # the step's losses, as tensors
         "One step of the generator, and one of the adversary once it has begun."
         c, progress = self.config, self.step / self.config.steps
-        self._seed(self.step)
+        self._seed(self.step + 1, rank())
         self.model.train().anneal(progress)
         opts = [opt for opt in (self.opt, self.muon) if opt is not None]
         for opt in opts: opt.param_groups[0]["lr"] = c.lr * lr_at(self.step, c)
@@ -200,6 +204,7 @@ class Trainer:
     def _minimise(self, loss, module, *opts):
         for opt in opts: opt.zero_grad(set_to_none=True)
         loss.backward()
+        mean(*[p.grad for p in module.parameters() if p.grad is not None])
         if self.config.clip: torch.nn.utils.clip_grad_norm_(module.parameters(), self.config.clip)
         for opt in opts: opt.step()
 
@@ -212,3 +217,7 @@ class Trainer:
     def parts(self)->dict:  # name -> network or optimiser
         "What the state consists of; `pack` and `unpack` take it."
         return dict(model=self.model, averaged=self.averaged, opt=self.opt, muon=self.muon, adversary=self.adversary, gan_opt=self.gan_opt)
+
+    def check_alike(self):
+        "Raise a `MotionVQError` if the processes do not hold the same state."
+        if world() > 1: check_alike(digest(pack(**self.parts)), f"the state at step {self.step}")

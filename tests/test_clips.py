@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from motion_vq import panoptic
-from motion_vq.clips import Clips, batch, check_manifest, clip_maps, data_sha256, load_clips, usable_starts
+from motion_vq.clips import Clips, batch, batches, check_manifest, clip_maps, data_sha256, load_clips, share, usable_starts
 from motion_vq.core import ConfigError, DataError, write_json
 from motion_vq.panoptic import Track, read_sequence, read_split, write_sequence
 from motion_vq.synthetic import cameras, motion, write_dataset
@@ -66,13 +66,40 @@ def test_frozen_windows_do_not_depend_on_other_sequences(root):
 
 
 @pytest.mark.parametrize("kind,views,dims", [("2d", 1, 2), ("exo", 3, 2), ("3d", 1, 3)])
-def test_batches_are_a_pure_function_of_seed_step_and_rank(root, kind, views, dims):
+def test_batches_are_a_pure_function_of_seed_step_and_number(root, kind, views, dims):
     clips = Clips(read_split(root, "train"), kind, 16, 32)
     assert clips[0].shape == (views, 16, 19, dims) and clips[0].dtype == np.float32
     fresh = Clips(read_split(root, "train"), kind, 16, 32)
     assert torch.equal(batch(clips, 3, 7, 2)[0], batch(fresh, 3, 7, 2)[0])
-    others = [batch(clips, *key[:3], rank=key[3])[1] for key in ((3, 7, 2, 0), (4, 7, 2, 0), (3, 8, 2, 0), (3, 7, 2, 1))]
-    assert len({t.numpy().tobytes() for t in others}) == 4
+    others = [batch(clips, *key)[1] for key in ((3, 7, 2), (4, 7, 2), (3, 8, 2))]
+    drawn = {clip.numpy().tobytes() for maps in others for clip in maps}
+    assert len(drawn) == 6, "each clip of each batch is another"
+
+
+@settings(max_examples=25, deadline=None)
+@given(kind=st.sampled_from(["2d", "exo", "3d"]), seed=st.integers(0, 2**40), step=st.integers(0, 10**6),
+       each=st.integers(1, 3), world=st.integers(1, 4))
+def test_the_shares_of_the_processes_are_the_batch_of_one(root, kind, seed, step, each, world):
+    clips = Clips(read_split(root, "train"), kind, 16, 16)
+    whole = batch(clips, seed, step, each * world)
+    shares = [batch(clips, seed, step, each * world, rank=r, world=world) for r in range(world)]
+    for one, parts in zip(whole, zip(*shares), strict=True): assert torch.equal(one, torch.cat(parts))
+    assert whole[2].shape[0] == each * world
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+def test_it_does_not_matter_who_draws(root, workers):
+    clips = Clips(read_split(root, "train"), "2d", 16, 32)
+    ahead = list(batches(clips, 3, range(4, 10), 4, rank=1, world=2, workers=workers))
+    assert len(ahead) == 6 and not list(batches(clips, 3, range(4, 4), 4, workers=workers))
+    for step, drawn in enumerate(ahead, 4):
+        for a, b in zip(drawn, batch(clips, 3, step, 4, rank=1, world=2), strict=True): assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("n,world,way_out", [(5, 2, "4"), (1, 2, "2"), (0, 1, "1"), (-3, 1, "1")])
+def test_a_batch_that_cannot_be_shared_is_refused(n, world, way_out):
+    with pytest.raises(ConfigError, match=f"{n} clips .* {world} processes: take {way_out}$"): share(n, 0, world)
 
 
 def test_cameras_are_the_papers_and_see_the_whole_window(root):

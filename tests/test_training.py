@@ -190,7 +190,8 @@ def test_another_model_is_refused(finished, tmp_path):
 def test_saving_keeps_the_earlier_checkpoint_until_the_new_one_is_whole(tmp_path, monkeypatch):
     save_checkpoint(tmp_path, "last", dict(a=torch.zeros(3)), dict(step=1))
     monkeypatch.setattr(checkpoints, "write_json", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError): save_checkpoint(tmp_path, "last", dict(a=torch.ones(3)), dict(step=2))
+    with pytest.raises(CheckpointError, match="No space left.* bytes are needed"):
+        save_checkpoint(tmp_path, "last", dict(a=torch.ones(3)), dict(step=2))
     tensors, meta = load_checkpoint(tmp_path/"last.json")
     assert meta["step"] == 1 and torch.equal(tensors["a"], torch.zeros(3))
 
