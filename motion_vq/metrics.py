@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FOREGROUND', 'MSE_FLOOR', 'TDE_MAX', 'PAPER', 'RIGOROUS', 'ssim_map', 'frame_series', 'psnr', 't_std', 'code_usage',
-           'bits_per_second', 'Scores', 'paper_metrics', 'rigorous_metrics', 'paired_difference', 'blank', 'frozen',
-           'mean_map', 'MeanPredictor', 'mpjpe', 'pck', 'acceleration_error']
+           'bits_per_second', 'Scores', 'paper_metrics', 'rigorous_metrics', 'resampled', 'paired_difference', 'blank',
+           'frozen', 'mean_map', 'MeanPredictor', 'mpjpe', 'pck', 'acceleration_error']
 
 # %% ../nbs/10_metrics.ipynb #3fe54e08
 import math
@@ -397,6 +397,21 @@ def rigorous_metrics(
     return {k: result[k] for k in RIGOROUS}
 
 # %% ../nbs/10_metrics.ipynb #b4997a16
+def resampled(
+    runs:list,           # one `Scores.by_sequence()` a seed
+    resamples:int=1000,  # draws
+    seed:int=0,          # of the draws: runs on the same sequences and as many seeds meet the same draws
+)->dict:                 # name -> (1 + resamples,) of the rigorous metrics, averaged over seeds: the value, then the draws
+    "Metrics of several runs, and what they would be on other draws of sequences and seeds."
+    names = sorted(runs[0])
+    if any(sorted(run) != names for run in runs): raise ConfigError("runs are averaged only if all were judged on the same sequences")
+    rng, n, m = np.random.default_rng(seed), len(names), len(runs)
+    sequences = np.concatenate([np.ones((1, n)), rng.multinomial(n, np.full(n, 1 / n), resamples)])
+    seeds = np.concatenate([np.ones((1, m)), rng.multinomial(m, np.full(m, 1 / m), resamples)]).T
+    values = [_rigorous({k: sequences @ np.array([run[s][k] for s in names]) for k in run[names[0]]}) for run in runs]
+    return {k: (seeds * [v[k] for v in values]).sum(0) / m for k in values[0]}
+
+
 def paired_difference(
     ours:list,           # one `Scores.by_sequence()` a seed
     theirs:list,         # as many, in the same order of seeds
@@ -405,17 +420,10 @@ def paired_difference(
     seed:int=0,          # of the draws
 )->dict:                 # name -> (ours - theirs, low, high), for the rigorous metrics
     "How much better ours is, with a bootstrap over sequences and seeds."
-    names = sorted(ours[0])
-    if len(ours) != len(theirs) or any(sorted(run) != names for run in [*ours, *theirs]):
+    if len(ours) != len(theirs) or set(ours[0]) != set(theirs[0]):
         raise ConfigError("a paired difference needs as many runs on either side, all judged on the same sequences")
-    rng, n = np.random.default_rng(seed), len(names)
-    sequences = np.concatenate([np.ones((1, n)), rng.multinomial(n, np.full(n, 1 / n), resamples)])
-    seeds = np.concatenate([np.ones((1, len(ours))), rng.multinomial(len(ours), np.full(len(ours), 1 / len(ours)), resamples)])
-    def metrics(run): return _rigorous({k: sequences @ np.array([run[s][k] for s in names]) for k in run[names[0]]})
-    def averaged(runs, k): return (seeds.T * [m[k] for m in runs]).sum(0) / len(runs)
-    a, b = [metrics(run) for run in ours], [metrics(run) for run in theirs]
-    differences = {k: averaged(a, k) - averaged(b, k) for k in a[0]}
-    return {k: (float(d[0]), *np.quantile(d[1:], [(1 - level) / 2, (1 + level) / 2]).tolist()) for k, d in differences.items()}
+    a, b = resampled(ours, resamples, seed), resampled(theirs, resamples, seed)
+    return {k: (float(a[k][0] - b[k][0]), *np.quantile(a[k][1:] - b[k][1:], [(1 - level) / 2, (1 + level) / 2]).tolist()) for k in a}
 
 # %% ../nbs/10_metrics.ipynb #187c57c7
 def blank(
