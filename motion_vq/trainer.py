@@ -147,7 +147,8 @@ class Trainer:
         self.name, self.config, self.device, self.step = one_of(name, MODELS, "model"), config, device, 0
         self.precision = resolve_precision(config.precision, device)
         self._seed(0)
-        self.model = MODELS[name](model).to(device, memory_format=torch.channels_last_3d)
+        on_gpu = torch.device(device).type == "cuda"  # whose convolutions want channels last; the CPU's group norm does not
+        self.model = MODELS[name](model).to(device, memory_format=torch.channels_last_3d if on_gpu else torch.contiguous_format)
         self.opt, self.muon = optimisers(self.model, config)
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average)) if config.average else None
         self.adversary = self.gan_opt = None
