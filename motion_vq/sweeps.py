@@ -257,8 +257,9 @@ def _work(folder, source, cwd):    # what the process of a point does; its exit 
     try:
         with FileLock(folder/".lock", timeout=PATIENCE):
             if state(folder)["state"] == "done": return 0
-            for old in (folder/"status.json", result, *folder.glob(".*.part")): old.unlink(missing_ok=True)
             began, point = time.monotonic(), read_json(folder/"parameters.json")
+            left = [p for p in folder.glob(".*.part") if not p.name.startswith(".parameters.json")]    # another driver may be at that
+            for old in (folder/"status.json", result, *left): old.unlink(missing_ok=True)
             parameters = dict(point["parameters"], out=str(folder/"out"))
             reason = _run_report(source, folder/point["notebook"], parameters, cwd) or _fault(result)
             status = dict(state="failed", reason=reason) if reason else dict(state="done", sha256=sha256_file(result))
