@@ -375,7 +375,7 @@ PAUSE = 1.0    # seconds between two looks at points that another sweep has in w
 def _outcome(future, folder):    # a worker of a cluster may be lost, and with it the answer
     try: return future.result()
     except OSError: raise
-    except Exception as e: return _fail(folder, f"{type(e).__name__}: {e}")
+    except Exception as e: return _fail(folder, f"no answer from its worker ({type(e).__name__}: {e})")
 
 
 def run(

@@ -93,12 +93,13 @@ def until(condition, process=None):
 def driver(folder, *more, count):
     "The command line, in a process of its own."
     command = [sys.executable, "-m", "motion_vq.sweeps", "run", write_sweep(folder, count), "--out", folder/"out", *more]
-    return subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heed = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)    # a shell's background jobs inherit that it is ignored
+    return subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
 
 
 def end(process, how, children):
     "Kill a process; it and its descendants must be gone soon, without help."
-    family = process.children(recursive=True) if isinstance(process, psutil.Process) else psutil.Process(process.pid).children(recursive=True)
+    family = psutil.Process(process.pid).children(recursive=True)
     assert len(family) >= children, "kernels are at work"
     process.send_signal(how)
     process.wait(30)
