@@ -143,23 +143,25 @@ def uninterrupted(root, tmp_path_factory):
 # --- twenty kills ---
 
 def kills(root, folder, whole, workers, processes):
-    "Kill a run five times and let it finish; what was done, and what the last start said."
+    "Kill a run five times, in every fifth of its steps, and let it finish; what was done, and what the last start said."
     rng, out = random.Random(f"{workers} {processes}"), folder/"run"
     pace = attach(whole).lines[-1]["seconds_per_step"] * EVERY
     plan = ["moment", "moment", "appears", *rng.sample(["fsync", "replace", "replaced"], 2)]
     rng.shuffle(plan)
     tried, commands = [], []
-    for how in plan:
+    for n, how in enumerate(plan):
+        saved, target = tried[-1]["saved"] if tried else 0, int(STEPS * (n + rng.random()) / len(plan))
+        near = lambda: attach(out).saved >= target - EVERY
         victim = rng.choice([0, 1, "all"]) if processes > 1 and how in ("moment", "appears") else 0 if processes > 1 else "all"
         inside = how in ("fsync", "replace", "replaced")
-        command = Command(root, out, workers, processes, f"{how}:{rng.randint(1, 6)}" if inside else "")
+        command = Command(root, out, workers, processes, f"{how}:{rng.randint(1, 2) + 2 * max(0, (target - saved) // EVERY)}" if inside else "")  # a save has two files at least
         commands.append(command)
         began = time.monotonic()
         if not inside:
-            command.trains()
+            command.trains(), command.until(near)
             if how == "appears": command.until(lambda: any(out.glob(".last*.part")) or any(out.glob(".best*.part")))
             else:
-                try: command.process.wait(2 * pace * rng.random())
+                try: command.process.wait(pace * rng.random())
                 except subprocess.TimeoutExpired: pass
             command.kill(victim)
         status, text = command.end()
