@@ -31,7 +31,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from . import __version__
-from .core import (ConfigError, DataError, MotionVQError, json_bytes, one_of, read_json, replacing, sha256_file,
+from .core import (ConfigError, DataError, exit_status, json_bytes, one_of, read_json, replacing, sha256_file,
                             sha256_json, write_json)
 
 # %% ../nbs/13_sweeps.ipynb #69817550
@@ -495,18 +495,15 @@ def main(
 )->int:           # exit status
     "The command `python -m motion_vq.sweeps`."
     args = _arguments(argv)
-    try:
-        if args.command == "table": return _print_table(args.out, args.format) or 0
-        points = run(args.file, args.out, args.workers, args.cluster, dict(map(_setting, args.set)))
-        missing = sum(point["state"] != "done" for point in points)
-        if missing: print(f"{missing} of {len(points)} points are not done: the same command tries them again", file=sys.stderr)
-        return 1 if missing else 0
-    except MotionVQError as e:
-        print(e, file=sys.stderr)
-        return 2 if isinstance(e, ConfigError) else 1
-    except KeyboardInterrupt:
-        print("interrupted: what is done stays, and the same command goes on from there", file=sys.stderr)
-        return 130
+    return exit_status(lambda: _as_asked(args), "what is done stays, and the same command goes on from there")
+
+
+def _as_asked(args):
+    if args.command == "table": return _print_table(args.out, args.format) or 0
+    points = run(args.file, args.out, args.workers, args.cluster, dict(map(_setting, args.set)))
+    missing = sum(point["state"] != "done" for point in points)
+    if missing: print(f"{missing} of {len(points)} points are not done: the same command tries them again", file=sys.stderr)
+    return 1 if missing else 0
 
 # %% ../nbs/13_sweeps.ipynb #883b5db5
 if __name__ == "__main__" and __spec__: sys.exit(importlib.import_module("motion_vq.sweeps").main())    # `python -m`, not a notebook

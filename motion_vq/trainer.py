@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['TRAIN_PRESETS', 'MODELS', 'TrainConfig', 'train_preset', 'lr_at', 'foreground_at', 'resolve_precision', 'autocast',
-           'optimisers', 'Trainer']
+           'optimisers', 'Trainer', 'seconds_per_step']
 
 # %% ../nbs/11_trainer.ipynb #648b1c81
+import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .adversary import Adversary
 from .checkpoints import digest, pack
+from .clips import batch
 from .core import ConfigError, one_of
 from .dvae import DVAE, PlainDVAE
 from .losses import clipped, gradient_loss, joints_loss, reconstruction_loss
@@ -222,3 +224,24 @@ class Trainer:
     def check_alike(self):
         "Raise a `MotionVQError` if the processes do not hold the same state."
         if world() > 1: check_alike(digest(pack(**self.parts)), f"the state at step {self.step}")
+
+# %% ../nbs/11_trainer.ipynb #9e690409
+def seconds_per_step(
+    settings:list,  # of pairs: `ModelConfig` and `TrainConfig` of a VQ-GAN
+    clips,          # training `Clips`
+    repeats:int=3,  # steps that are timed, after one that is not: it compiles and allocates
+)->list:            # seconds, one for each pair
+    "Time of a training step, averaged over a training."
+    total = [0.0] * len(settings)
+    for progress in (0.0, 0.95):
+        trainers = [Trainer("vqgan", model, replace(config, steps=1000)) for model, config in settings]
+        best = [float("inf")] * len(trainers)
+        for trainer in trainers: trainer.step = int(progress * 1000)
+        for repeat in range(repeats + 1):
+            for i, trainer in enumerate(trainers):
+                given = batch(clips, 0, repeat, trainer.config.batch)
+                start = time.perf_counter()
+                trainer.train_step(*given)
+                if repeat: best[i] = min(best[i], time.perf_counter() - start)
+        for i, (_, config) in enumerate(settings): total[i] += best[i] * (config.gan_start if progress == 0 else 1 - config.gan_start)
+    return total

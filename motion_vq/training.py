@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from .checkpoints import append_line, load_checkpoint, pack, read_log, save_checkpoint, unpack
 from .clips import KINDS, batches, check_manifest, clip_maps, load_clips, share
-from .core import CheckpointError, ConfigError, DataError, MotionVQError, read_json, replacing, sha256_json, write_json
+from .core import CheckpointError, ConfigError, DataError, exit_status, read_json, replacing, sha256_json, write_json
 from .metrics import Scores
 from .networks import PRESETS, ModelConfig, configure, preset
 from .processes import any_of_us, check_alike, joined, mean, rank, wait, world
@@ -264,19 +264,16 @@ def main(
     parser.add_argument("--workers", type=int, metavar="N", default=0, help="processes that draw clips ahead (default: 0)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: auto)")
     args = parser.parse_args(argv)
-    try:
-        changes = {k: v for k in ("steps", "batch", "seed", "eval_every") if (v := getattr(args, k)) is not None}
-        model, config = preset(args.scale, args.kind), train_preset(args.scale, **changes)
-        with joined(args.device) as device:
-            clips, validation, manifest = load_clips(args.data, args.kind, config.frames, config.size)
-            _same_windows(Path(args.out)/"windows.json", manifest)
-            train(args.name, model, config, clips, validation, args.out, device, workers=args.workers)
-    except MotionVQError as e:
-        print(e, file=sys.stderr)
-        return 2 if isinstance(e, ConfigError) else 1
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on", file=sys.stderr)
-        return 130
+    return exit_status(lambda: _train_as_asked(args), "the same command goes on")
+
+
+def _train_as_asked(args):
+    changes = {k: v for k in ("steps", "batch", "seed", "eval_every") if (v := getattr(args, k)) is not None}
+    model, config = preset(args.scale, args.kind), train_preset(args.scale, **changes)
+    with joined(args.device) as device:
+        clips, validation, manifest = load_clips(args.data, args.kind, config.frames, config.size)
+        _same_windows(Path(args.out)/"windows.json", manifest)
+        train(args.name, model, config, clips, validation, args.out, device, workers=args.workers)
     return 0
 
 
