@@ -35,9 +35,13 @@ def joined(
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         raise ConfigError(f"device {device!r} cannot be used here ({str(e).splitlines()[0]}): take cpu or auto") from None
     if int(os.environ.get("WORLD_SIZE", 1)) == 1: yield device; return
+    from torch.distributed import nn as _  # before the group is made: defaults in it hold on to the group of its import
     from accelerate import PartialState
     state = PartialState(cpu=device == "cpu")
-    yield device if device == "cpu" else str(state.device)
+    try: yield device if device == "cpu" else str(state.device)
+    except BaseException:
+        if device == "cpu": state.destroy_process_group()  # NCCL would wait here for those who did not fail
+        raise
     state.destroy_process_group()
 
 # %% ../nbs/00_processes.ipynb #d51a9c96
