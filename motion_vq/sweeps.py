@@ -113,8 +113,8 @@ def point_id(
     return sha256_json(point)[:16]
 
 # %% ../nbs/13_sweeps.ipynb #fc5a94fe
-KEYS = ("notebook", "fixed", "grid", "points", "metric")    # of a sweep file
-MOST = 10_000                                               # points of a sweep; more are a slip of the pen
+KEYS = ("notebook", "fixed", "grid", "metric")    # of a sweep file
+MOST = 10_000                                     # points of a sweep; more are a slip of the pen
 
 
 def _mapping(value, what):
@@ -123,21 +123,19 @@ def _mapping(value, what):
 
 
 def _choices(content):    # yields (where, {parameter: value}) for each point, without what is fixed
-    if "grid" in content:
-        grid = _mapping(content["grid"], "grid")
-        for name, values in grid.items():
+    if "grid" not in content: raise ConfigError("it names no points: give a grid, as in `grid: {seed: [0, 1]}`")
+    grids = content["grid"] if isinstance(content["grid"], list) else [content["grid"]]
+    if not grids: raise ConfigError("grid is []: name a parameter and its values, as in `seed: [0, 1]`")
+    count = 0
+    for i, grid in enumerate(grids, 1):
+        where = f"grid, number {i}" if len(grids) > 1 else "grid"
+        for name, values in _mapping(grid, where).items():
             if not isinstance(values, list) or not values:
-                raise ConfigError(f"grid: {name} is {values!r}: it must be a list of at least one value, as in [0, 1]")
-        if not grid: raise ConfigError("grid is empty: name a parameter and its values, as in `seed: [0, 1]`")
-        if (count := math.prod(map(len, grid.values()))) > MOST:
-            raise ConfigError(f"grid: {count:,} points, and {MOST:,} are the most: shorten a list")
-        yield from (("grid", dict(zip(grid, values))) for values in itertools.product(*grid.values()))
-    if "points" in content:
-        points = content["points"]
-        if not isinstance(points, list) or not points:
-            raise ConfigError(f"points is {points!r}: it must be a list of at least one point, as in `- seed: 0`")
-        yield from ((f"points, number {i}", _mapping(p, f"points, number {i},")) for i, p in enumerate(points, 1))
-    if not {"grid", "points"} & set(content): raise ConfigError("it names no points: give a grid, as in `grid: {seed: [0, 1]}`")
+                raise ConfigError(f"{where}: {name} is {values!r}: it must be a list of at least one value, as in [0, 1]")
+        if not grid: raise ConfigError(f"{where} is empty: name a parameter and its values, as in `seed: [0, 1]`")
+        if (count := count + math.prod(map(len, grid.values()))) > MOST:
+            raise ConfigError(f"{where}: {count:,} points, and {MOST:,} are the most: shorten a list")
+        yield from ((where, dict(zip(grid, values))) for values in itertools.product(*grid.values()))
 
 
 def _checked(declared, values):    # the values, typed

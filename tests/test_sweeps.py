@@ -1,4 +1,5 @@
 """Sweeps: what is refused, what a point is, and real kills of real processes, after which nothing finished is lost or repeated."""
+import csv
 import json
 import os
 import re
@@ -203,7 +204,7 @@ def test_a_cluster_takes_the_same_call(place):
 
 # --- what is refused ---
 
-GOOD = dict(notebook="toy.ipynb", fixed=dict(fast=True), grid=dict(i=[0, 1], kind=["2d", "3d"]), points=[dict(i=7)], metric="square")
+GOOD = dict(notebook="toy.ipynb", fixed=dict(fast=True), grid=[dict(i=[0, 1], kind=["2d", "3d"]), dict(i=[7])], metric="square")
 
 
 def read(folder, text, **given):
@@ -238,7 +239,7 @@ def test_a_grid_is_every_combination_with_defaults_filled_in(toy):
     (dict(notebook="list.ipynb"), r"list\.ipynb: unknown type of the parameter i 'list'"),
     (dict(fixed=dict(sede=1)), r"fixed: unknown parameter 'sede': choose one of 'i', 'rate'"),
     (dict(fixed=dict(out="x")), r"fixed: out is set by the sweep"),
-    (dict(fixed=dict(i=3)), r"grid: i is said here and in `fixed`"),
+    (dict(fixed=dict(i=3)), r"grid, number 1: i is said here and in `fixed`"),
     (dict(fixed=[]), r"fixed: it is \[\]"),
     (dict(grid=dict(i=["1"])), r"grid: i is '1': it must be of type int"),
     (dict(grid=dict(i=[True])), r"grid: i is True: it must be of type int"),
@@ -256,9 +257,12 @@ def test_a_grid_is_every_combination_with_defaults_filled_in(toy):
     (dict(grid=dict(i=list(range(200)), rate=list(range(200)))), r"40,000 points"),
     (dict(grid=dict(i=[0, 0])), r"grid: the point i 0 is there twice"),
     (dict(grid=dict(rate=[8, 8.0])), r"grid: the point rate 8\.0 is there twice|grid: the point rate 8 is there twice"),
-    (dict(points=[dict(i=1, rate=1.0)]), r"points, number 1: the point .* is there twice"),
-    (dict(points=[]), r"points is \[\]"),
-    (dict(points=[3]), r"points, number 1, is 3"),
+    (dict(grid=[dict(i=[1, 2]), dict(i=[3], rate=[1.0]), dict(i=[2], rate=[1.0])]), r"grid, number 3: the point i 2, rate 1\.0 is there twice"),
+    (dict(grid=[dict(i=[1]), dict(i=2)]), r"grid, number 2: i is 2: it must be a list"),
+    (dict(grid=[dict(i=[1]), {}]), r"grid, number 2 is empty"),
+    (dict(grid=[dict(i=[1]), 3]), r"grid, number 2 is 3: it must map"),
+    (dict(grid=[]), r"grid is \[\]"),
+    (dict(points=[dict(i=1)]), r"unknown key 'points'"),
     (dict(metric=3), r"metric is 3"),
 ])
 def test_a_wrong_file_is_refused_before_anything_runs(toy, tmp_path, capsys, change, message):
@@ -321,7 +325,7 @@ def test_equal_points_have_equal_names_and_others_do_not(toy, a, b, data):
         cut = data.draw(st.integers(0, len(items)))
         fixed, rest = dict(items[:cut]), dict(items[cut:])
         if not rest: rest = {"here": ""}
-        return dict(notebook="toy.ipynb", fixed=fixed, **data.draw(st.sampled_from([dict(points=[rest]), dict(grid={k: [v] for k, v in rest.items()})])))
+        return dict(notebook="toy.ipynb", fixed=fixed, grid=data.draw(st.sampled_from([grid := {k: [v] for k, v in rest.items()}, [grid]])))
 
     one, again, other = (sweeps.point_id(read(toy, written(p)).points[0]) for p in (a, a, b))
     assert one == again and (one == other) == (a == b)
@@ -414,10 +418,18 @@ def test_a_folder_that_cannot_be_written_is_named(toy):
 
 # --- the project's own sweeps ---
 
-@pytest.mark.parametrize("file, count", [("smoke.yml", 2), ("cpu.yml", 36)])
-def test_the_sweeps_of_the_project_fit_their_reports(file, count):
+@pytest.mark.parametrize("file, scale, count", [("smoke.yml", "smoke", 5), ("cpu.yml", "cpu", 36), ("models.yml", "cpu", 36), ("table.yml", "cpu", 63)])
+def test_the_sweeps_of_the_project_fit_their_reports(file, scale, count):
     found = sweeps.read_sweep(ROOT/"nbs"/"analysis"/"sweeps"/file)
-    assert len(found.points) == count and {p["parameters"]["scale"] for p in found.points} == {file.removesuffix(".yml")}
+    assert len(found.points) == count and {p["parameters"]["scale"] for p in found.points} == {scale}
+
+
+def test_every_published_row_is_in_the_sweep_of_the_table():
+    rows = list(csv.DictReader((ROOT/"nbs"/"analysis"/"published.csv").open()))
+    wanted = {(r["kind"], int(r["compression"]), int(r["codebook_size"])) for r in rows}
+    points = [p["parameters"] for p in sweeps.read_sweep(ROOT/"nbs"/"analysis"/"sweeps"/"table.yml").points]
+    assert len(rows) == len(wanted) == 14
+    assert wanted == {(p["kind"], p["compression"], p["codebook_size"]) for p in points if p["model"] == "vqgan"}
 
 
 def test_what_sweeps_need_is_an_extra_and_among_the_tools_of_development():
