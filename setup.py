@@ -24,7 +24,7 @@ setup(
     packages=find_packages(include=["motion_vq", "motion_vq.*"]),
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("dev", "sweeps", "cluster")},
+    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("dev", "notebooks", "dask")},
     entry_points={
         "console_scripts": cfg.get("console_scripts", "").split(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],

@@ -31,17 +31,10 @@ import yaml
 from filelock import FileLock, Timeout
 
 from . import __version__
-from .core import (ConfigError, DataError, exit_status, json_bytes, one_of, read_json, replacing, sha256_file,
-                            sha256_json, write_json)
+from .core import (ConfigError, DataError, exit_status, json_bytes, needs_extra, one_of, read_json, replacing,
+                            sha256_file, sha256_json, write_json)
 
 # %% ../nbs/13_sweeps.ipynb #69817550
-@contextmanager
-def _extra(name):    # imports inside of it that fail say which extra is to be installed
-    try: yield
-    except ImportError as e:
-        raise ConfigError(f"{str(e.name).partition('.')[0]} is not installed: pip install 'motion_vq[{name}]'") from None
-
-
 @contextmanager
 def _at(where):      # errors inside of it say where they were found
     try: yield
@@ -82,7 +75,7 @@ def _typed(name, value, kind):    # the value, one way of writing it for equal o
 
 
 def _declared(nb):    # {parameter: (type, default)}
-    with _extra("sweeps"): import papermill
+    with needs_extra("notebooks"): import papermill
     declared = {}
     for name, found in papermill.inspect_notebook(nb).items():
         try: default = ast.literal_eval(found["default"])
@@ -162,7 +155,7 @@ class Sweep:
 
 
 def _load_report(path):
-    with _extra("sweeps"): from papermill.iorw import load_notebook_node
+    with needs_extra("notebooks"): from papermill.iorw import load_notebook_node
     if path.suffix != ".ipynb" or not path.is_file():
         raise ConfigError(f"{path}: no such notebook; the name is relative to the sweep file")
     try: nb = load_notebook_node(str(path))
@@ -323,7 +316,7 @@ def _threads(workers):    # yields what submits a point, and how many are in wor
 
 @contextmanager
 def _dask(address):       # the same on a cluster
-    with _extra("cluster"): from distributed import Client
+    with needs_extra("dask"): from distributed import Client
     try: client = Client(address, timeout=10)
     except (OSError, ValueError) as e:
         raise ConfigError(f"no Dask scheduler answers at {address!r} ({e}): start one with `dask scheduler`") from None
@@ -440,7 +433,7 @@ def table(
     out,      # folder of a sweep
 ):            # a `pandas.DataFrame`
     "What all finished points say, as one tidy table: see `rows`."
-    with _extra("sweeps"): import pandas as pd
+    with needs_extra("notebooks"): import pandas as pd
     return pd.DataFrame(rows(out))
 
 # %% ../nbs/13_sweeps.ipynb #2438f129

@@ -432,16 +432,16 @@ def test_every_published_row_is_in_the_sweep_of_the_table():
     assert wanted == {(p["kind"], p["compression"], p["codebook_size"]) for p in points if p["model"] == "vqgan"}
 
 
-def test_what_sweeps_need_is_an_extra_and_among_the_tools_of_development():
+def test_what_notebooks_need_is_an_extra_and_among_the_tools_of_development():
     config = ConfigParser(delimiters=["="], interpolation=None)
     config.read(ROOT/"settings.ini", encoding="utf-8")
-    lists = {name: set(config["DEFAULT"][f"{name}_requirements"].split()) for name in ("dev", "sweeps", "cluster")}
-    assert lists["sweeps"] | lists["cluster"] <= lists["dev"]
+    lists = {name: set(config["DEFAULT"][f"{name}_requirements"].split()) for name in ("dev", "notebooks", "dask")}
+    assert lists["notebooks"] | lists["dask"] <= lists["dev"]
 
 
 @pytest.mark.parametrize("module, extra, call", [
-    ("papermill", "sweeps", lambda toy: read(toy, GOOD)), ("pandas", "sweeps", lambda toy: sweeps.table(toy/"empty")),
-    ("distributed", "cluster", lambda toy: sweeps._dask("tcp://127.0.0.1:1").__enter__())])
+    ("papermill", "notebooks", lambda toy: read(toy, GOOD)), ("pandas", "notebooks", lambda toy: sweeps.table(toy/"empty")),
+    ("distributed", "dask", lambda toy: sweeps._dask("tcp://127.0.0.1:1").__enter__())])
 def test_what_is_not_installed_is_named_with_its_extra(toy, monkeypatch, module, extra, call):
     (toy/"empty"/"points").mkdir(parents=True, exist_ok=True)
     for name in [n for n in sys.modules if n.split(".")[0] == module]: monkeypatch.delitem(sys.modules, name)
