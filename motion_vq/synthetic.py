@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SEGMENTS', 'HEAD', 'FLAT', 'LOW', 'MIDDLE', 'HIGH', 'ACTIONS', 'MANIFEST', 'Body', 'person', 'Pose', 'forward',
-           'motion', 'cameras', 'write_dataset']
+           'motion', 'cameras', 'write_dataset', 'given_or_synthetic']
 
 # %% ../nbs/03_synthetic.ipynb #06083851
 import re
@@ -384,3 +384,12 @@ def write_dataset(
     for old in root.glob(".write-*"):  # left by runs that were killed
         if time.time() - old.stat().st_mtime > 3600: shutil.rmtree(old, ignore_errors=True)
     return root
+
+# %% ../nbs/03_synthetic.ipynb #d01ca936
+def given_or_synthetic(
+    data:str,     # folder of a dataset in the Panoptic layout; empty: synthetic people
+    folder,       # where these are written then
+    name:str="",  # what the data are to be called; empty: the folder's name
+)->tuple:         # the dataset's folder, its name
+    "The motion that a report was given, or synthetic people."
+    return (Path(data), name or Path(data).name) if data else (write_dataset(folder), "synthetic people")
