@@ -605,4 +605,12 @@ d = { 'settings': { 'branch': 'main',
                                  'motion_vq.vqgan.TokenModel.start': ('vqgan.html#tokenmodel.start', 'motion_vq/vqgan.py'),
                                  'motion_vq.vqgan.VQGAN': ('vqgan.html#vqgan', 'motion_vq/vqgan.py'),
                                  'motion_vq.vqgan.VQGAN.__init__': ('vqgan.html#vqgan.__init__', 'motion_vq/vqgan.py'),
-                                 'motion_vq.vqgan.spread': ('vqgan.html#spread', 'motion_vq/vqgan.py')}}}
+                                 'motion_vq.vqgan.spread': ('vqgan.html#spread', 'motion_vq/vqgan.py')},
+            'motion_vq.windows': { 'motion_vq.windows._scale_and_centre': ('windows.html#_scale_and_centre', 'motion_vq/windows.py'),
+                                   'motion_vq.windows.blend': ('windows.html#blend', 'motion_vq/windows.py'),
+                                   'motion_vq.windows.cut': ('windows.html#cut', 'motion_vq/windows.py'),
+                                   'motion_vq.windows.from_box': ('windows.html#from_box', 'motion_vq/windows.py'),
+                                   'motion_vq.windows.n_windows': ('windows.html#n_windows', 'motion_vq/windows.py'),
+                                   'motion_vq.windows.placement_bits': ('windows.html#placement_bits', 'motion_vq/windows.py'),
+                                   'motion_vq.windows.placements': ('windows.html#placements', 'motion_vq/windows.py'),
+                                   'motion_vq.windows.to_box': ('windows.html#to_box', 'motion_vq/windows.py')}}}
