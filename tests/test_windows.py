@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from motion_vq.core import ConfigError, DataError
-from motion_vq.windows import blend, cut, from_box, n_windows, placement_bits, placements, to_box
+from motion_vq.windows import blend, cut, from_box, meet, n_windows, placement_bits, placements, to_box
 
 shapes = st.tuples(st.integers(1, 200), st.integers(2, 40), st.integers(0, 12)).filter(lambda s: 2 * s[2] < s[1])
 
@@ -28,6 +28,19 @@ def test_no_step_is_larger_than_a_share_of_the_difference(shape, seed):
     x = blend(np.repeat(values[:, None], length, 1), frames, overlap)
     assert np.abs(np.diff(x)).max() <= np.abs(np.diff(values)).max() / (overlap + 1) + 1e-12
     assert values.min() - 1e-12 <= x.min() and x.max() <= values.max() + 1e-12
+
+
+@given(st.integers(6, 30), st.integers(1, 2), st.integers(1, 5), st.integers(0, 99))
+def test_neighbours_meet_half_way_and_their_middles_stay(length, overlap, n, seed):
+    windows = np.random.default_rng(seed).normal(size=(n, length, 2))
+    bent = meet(windows, overlap)
+    for a, b, old, new in zip(bent[:-1], bent[1:], windows[:-1], windows[1:]):
+        np.testing.assert_allclose(a[-overlap:].mean(0), b[:overlap].mean(0), atol=1e-12)
+        np.testing.assert_allclose(a[-overlap:].mean(0), (old[-overlap:].mean(0) + new[:overlap].mean(0)) / 2, atol=1e-12)
+    middle = slice(length // 2, -(-length // 2))
+    np.testing.assert_allclose(bent[:, middle], windows[:, middle])
+    steps = np.abs(np.diff(bent - windows, axis=1)).max()
+    assert steps <= 2 * np.abs(bent - windows).max() / (length // 2 - overlap + 1) + 1e-12, "bent evenly; twice, where two ramps meet"
 
 
 @pytest.mark.parametrize("call, error, said", [
