@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from motion_vq import metrics
+from motion_vq import frame_errors
 from motion_vq.core import ConfigError, DataError
-from motion_vq.metrics import (PAPER, RIGOROUS, MeanPredictor, Scores, acceleration_error, bits_per_second, blank,
-                               code_usage, frame_series, frozen, mean_map, mpjpe, paired_difference, paper_metrics, pck, psnr,
-                               rigorous_metrics, ssim_map, t_std)
+from motion_vq.frame_errors import frame_series, ssim_map
+from motion_vq.joint_errors import acceleration_error, mpjpe, pck
+from motion_vq.metrics import (PAPER, RIGOROUS, MeanPredictor, Scores, bits_per_second, blank, code_usage, frozen, mean_map,
+                               paired_difference, paper_metrics, psnr, rigorous_metrics, t_std)
 
 modest = settings(deadline=None, max_examples=12)
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(1, 4), st.integers(11, 16), st.integers(11, 16))
@@ -342,7 +343,7 @@ def test_compiled_loops_and_tensor_code_agree(seed, channels, frames, height, wi
     rng = np.random.default_rng(seed)
     x, y = torch.from_numpy(rng.uniform(-.2, 1.2, (2, channels, frames, height, width))).to(getattr(torch, dtype))
     y[:, 0] = x[:, 0]
-    one, other = metrics._frames(x, y), metrics._compiled_frames(x, y)
+    one, other = frame_errors._frames(x, y), frame_errors._compiled_frames(x, y)
     assert list(one) == list(other)
     for k in one: assert torch.allclose(one[k], other[k], rtol=1e-10, atol=1e-12), k
 
