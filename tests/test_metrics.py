@@ -262,6 +262,7 @@ def test_refusals_name_the_matter():
         (lambda: mpjpe(np.zeros((3, 2, 3)), np.zeros((3, 2, 2))), r"\(3, 2, 3\).*\(3, 2, 2\)"),
         (lambda: acceleration_error(np.zeros((2, 4, 3)), np.zeros((2, 4, 3))), "more than 2 frames"),
         (lambda: mean_map([]), "training"),
+        (lambda: mean_map([t, t[0]]), "training map has shape"),
         (lambda: MeanPredictor(torch.zeros(1, 12, 13))(t), r"\(1, 12, 13\).*\(2, 1, 3, 12, 12\)"),
     ):
         with pytest.raises(ConfigError, match=message): call()
