@@ -9,11 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from motion_vq import metrics
+from motion_vq import frame_errors
 from motion_vq.core import ConfigError, DataError
-from motion_vq.metrics import (PAPER, RIGOROUS, MeanPredictor, Scores, acceleration_error, bits_per_second, blank,
-                               code_usage, frame_series, frozen, mean_map, mpjpe, paired_difference, paper_metrics, pck, psnr,
-                               rigorous_metrics, ssim_map, t_std)
+from motion_vq.frame_errors import frame_series, ssim_map
+from motion_vq.joint_errors import acceleration_error, mpjpe, pck
+from motion_vq.metrics import (PAPER, RIGOROUS, MeanPredictor, Scores, bits_per_second, blank, code_usage, frozen, mean_map,
+                               paired_difference, paper_metrics, psnr, rigorous_metrics, t_std)
 
 modest = settings(deadline=None, max_examples=12)
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(1, 4), st.integers(11, 16), st.integers(11, 16))
@@ -261,6 +262,7 @@ def test_refusals_name_the_matter():
         (lambda: mpjpe(np.zeros((3, 2, 3)), np.zeros((3, 2, 2))), r"\(3, 2, 3\).*\(3, 2, 2\)"),
         (lambda: acceleration_error(np.zeros((2, 4, 3)), np.zeros((2, 4, 3))), "more than 2 frames"),
         (lambda: mean_map([]), "training"),
+        (lambda: mean_map([t, t[0]]), "training map has shape"),
         (lambda: MeanPredictor(torch.zeros(1, 12, 13))(t), r"\(1, 12, 13\).*\(2, 1, 3, 12, 12\)"),
     ):
         with pytest.raises(ConfigError, match=message): call()
@@ -342,7 +344,7 @@ def test_compiled_loops_and_tensor_code_agree(seed, channels, frames, height, wi
     rng = np.random.default_rng(seed)
     x, y = torch.from_numpy(rng.uniform(-.2, 1.2, (2, channels, frames, height, width))).to(getattr(torch, dtype))
     y[:, 0] = x[:, 0]
-    one, other = metrics._frames(x, y), metrics._compiled_frames(x, y)
+    one, other = frame_errors._frames(x, y), frame_errors._compiled_frames(x, y)
     assert list(one) == list(other)
     for k in one: assert torch.allclose(one[k], other[k], rtol=1e-10, atol=1e-12), k
 

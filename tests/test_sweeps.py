@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from motion_vq import sweeps
+from motion_vq import grid, sweeps
 from motion_vq.core import ConfigError, DataError
 
 ROOT = Path(__file__).parents[1]
@@ -140,7 +140,7 @@ def test_stopped_and_killed_it_goes_on_without_repeating_what_is_finished(place,
 def test_a_point_that_fails_leaves_the_others_alone_and_is_run_again(place, capsys):
     (place/"broken").write_text(json.dumps({1: "raise", 2: "die", 3: "silent"}))
     out, file = place/"out", write_sweep(place, 4)
-    folders = [out/"points"/sweeps.point_id(p) for p in sweeps.read_sweep(file).points]
+    folders = [out/"points"/grid.point_id(p) for p in grid.read_sweep(file).points]
     (folders[3]/"out").mkdir(parents=True)
     (folders[3]/"out"/"result.json").write_text('{"rows": [{"square": -1}]}')    # of an earlier attempt, which must not count
 
@@ -173,7 +173,7 @@ def test_two_drivers_share_the_work_and_keep_to_the_report_they_began_with(place
         assert d.returncode == 0 and "3 of 3" in output, output + errors
     assert started(place) == {0: 1, 1: 1, 2: 1}
     assert len(sweeps.rows(place/"out")) == 3
-    points = {sweeps.point_id(p) for p in sweeps.read_sweep(place/"sweep.yml").points}
+    points = {grid.point_id(p) for p in grid.read_sweep(place/"sweep.yml").points}
     assert not points & {row["run.id"] for row in sweeps.rows(place/"out")}, "the edited report has other points"
 
 
@@ -211,7 +211,7 @@ def read(folder, text, **given):
     file = folder/"it.yml"
     if isinstance(text, dict): text = yaml.safe_dump(text, sort_keys=False)
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return sweeps.read_sweep(file, given)
+    return grid.read_sweep(file, given)
 
 
 def test_a_grid_is_every_combination_with_defaults_filled_in(toy):
@@ -286,15 +286,15 @@ def test_a_report_of_a_foreign_editor_needs_no_kernelspec(tmp_path):
 def test_a_sweep_without_points_or_file_is_refused(toy):
     with pytest.raises(ConfigError, match="names no points"): read(toy, dict(notebook="toy.ipynb"))
     with pytest.raises(ConfigError, match="`notebook` is missing"): read(toy, dict(grid=dict(i=[0])))
-    with pytest.raises(ConfigError, match="nowhere.yml: cannot be read"): sweeps.read_sweep(toy/"nowhere.yml")
+    with pytest.raises(ConfigError, match="nowhere.yml: cannot be read"): grid.read_sweep(toy/"nowhere.yml")
     with pytest.raises(ConfigError, match="--set\\): unknown parameter 'sede'"): read(toy, GOOD, sede=1)
     with pytest.raises(ConfigError, match="workers is 0"): sweeps.run(toy/"it.yml", toy/"out", workers=0)
 
 
 def test_settings_of_the_command_line_are_yaml(toy):
-    assert dict(map(sweeps._setting, ["i=3", "kind=2d", "here=", "rate=0.5"])) == dict(i=3, kind="2d", here="", rate=0.5)
+    assert dict(map(grid.setting, ["i=3", "kind=2d", "here=", "rate=0.5"])) == dict(i=3, kind="2d", here="", rate=0.5)
     for wrong in ("i", "i=[0"):
-        with pytest.raises(ConfigError, match="--set i"): sweeps._setting(wrong)
+        with pytest.raises(ConfigError, match="--set i"): grid.setting(wrong)
 
 
 @settings(max_examples=60, deadline=None)
@@ -327,7 +327,7 @@ def test_equal_points_have_equal_names_and_others_do_not(toy, a, b, data):
         if not rest: rest = {"here": ""}
         return dict(notebook="toy.ipynb", fixed=fixed, grid=data.draw(st.sampled_from([grid := {k: [v] for k, v in rest.items()}, [grid]])))
 
-    one, again, other = (sweeps.point_id(read(toy, written(p)).points[0]) for p in (a, a, b))
+    one, again, other = (grid.point_id(read(toy, written(p)).points[0]) for p in (a, a, b))
     assert one == again and (one == other) == (a == b)
 
 
@@ -335,13 +335,13 @@ def test_a_name_changes_with_the_report_and_the_version_only(tmp_path, monkeypat
     def name(at="one", file="toy.ipynb", **report):
         (tmp_path/at).mkdir(exist_ok=True)
         write_report(tmp_path/at/file, **report)
-        return sweeps.point_id(read(tmp_path/at, dict(notebook=file, grid=dict(i=[3]))).points[0])
+        return grid.point_id(read(tmp_path/at, dict(notebook=file, grid=dict(i=[3]))).points[0])
 
     first = name()
     assert first == name(at="two") == name(text="Other prose.") == name(parameters=PARAMETERS.replace("a number", "a figure"))
     assert first == name(parameters=PARAMETERS.replace("i: int = 0", "i: int = 5")), "a default that is not used"
     others = [name(code=CODE + "\nx = 1"), name(file="other.ipynb"), name(parameters=PARAMETERS.replace("1.0", "2.0")), name(parameters="new: int = 0\n" + PARAMETERS)]
-    monkeypatch.setattr(sweeps, "__version__", "99.0")
+    monkeypatch.setattr(grid, "__version__", "99.0")
     assert len({first, *others, name()}) == 6
 
 
@@ -350,7 +350,7 @@ def test_a_name_changes_with_the_report_and_the_version_only(tmp_path, monkeypat
 def put(out, parameters, rows, version="1", damage=None):
     "A finished point, written by hand."
     point = dict(notebook="toy.ipynb", code="0" * 64, version=version, parameters=parameters)
-    folder = out/"points"/sweeps.point_id(point)
+    folder = out/"points"/grid.point_id(point)
     (folder/"out").mkdir(parents=True)
     (folder/"parameters.json").write_text(json.dumps(point))
     (folder/"out"/"result.json").write_text(json.dumps(dict(rows=rows)))
@@ -420,14 +420,14 @@ def test_a_folder_that_cannot_be_written_is_named(toy):
 
 @pytest.mark.parametrize("file, scale, count", [("smoke.yml", "smoke", 5), ("cpu.yml", "cpu", 36), ("models.yml", "cpu", 36), ("table.yml", "cpu", 63)])
 def test_the_sweeps_of_the_project_fit_their_reports(file, scale, count):
-    found = sweeps.read_sweep(ROOT/"nbs"/"analysis"/"sweeps"/file)
+    found = grid.read_sweep(ROOT/"nbs"/"analysis"/"sweeps"/file)
     assert len(found.points) == count and {p["parameters"]["scale"] for p in found.points} == {scale}
 
 
 def test_every_published_row_is_in_the_sweep_of_the_table():
     rows = list(csv.DictReader((ROOT/"nbs"/"analysis"/"published.csv").open()))
     wanted = {(r["kind"], int(r["compression"]), int(r["codebook_size"])) for r in rows}
-    points = [p["parameters"] for p in sweeps.read_sweep(ROOT/"nbs"/"analysis"/"sweeps"/"table.yml").points]
+    points = [p["parameters"] for p in grid.read_sweep(ROOT/"nbs"/"analysis"/"sweeps"/"table.yml").points]
     assert len(rows) == len(wanted) == 14
     assert wanted == {(p["kind"], p["compression"], p["codebook_size"]) for p in points if p["model"] == "vqgan"}
 

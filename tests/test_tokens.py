@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 
 from motion_vq.clips import load_clips
 from motion_vq.core import CheckpointError, ConfigError, DataError, MotionVQError
-from motion_vq.metrics import mpjpe
+from motion_vq.joint_errors import mpjpe
 from motion_vq.networks import preset
 from motion_vq.recordings import Recording
 from motion_vq.skeletons import COCO17, H36M17, PANOPTIC19, convert
