@@ -295,7 +295,7 @@ def _arguments(argv):
     one = commands.add_parser("run", help="run what is not done", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Run what is not done of a sweep. Whatever happened to it, the same command goes on.",
         epilog="example:\n  python -m motion_vq.sweeps run nbs/analysis/sweeps/cpu.yml --out _runs/cpu --set data=$PWD/data/panoptic")
-    one.add_argument("file", metavar="FILE.yml", help="the sweep: notebook, fixed, grid, points, metric")
+    one.add_argument("file", metavar="FILE.yml", help="the sweep: notebook, fixed, grid, metric")
     one.add_argument("--out", metavar="DIR", required=True, help="where results are, and go")
     one.add_argument("--workers", type=int, default=1, metavar="N", help="points at a time (default: %(default)s)")
     one.add_argument("--cluster", metavar="ADDRESS", help="a Dask scheduler, as in tcp://host:8786, in place of this machine")
