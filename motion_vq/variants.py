@@ -26,7 +26,7 @@ def shared(
         raise ConfigError(f"codebook_size is {codebook_size}: this quantiser needs a power of two: take {2**bits} or {2**(bits + 1)}")
     return [2 ** (bits // parts + (i < bits % parts)) for i in range(parts)]
 
-# %% ../nbs/06_variants.ipynb #bb74ae42
+# %% ../nbs/06_variants.ipynb #e241cb38
 def _library(name, K, dim, beta):
     "The library's module, and the sizes that its indices run through."
     from vector_quantize_pytorch import FSQ, ResidualVQ, VectorQuantize
@@ -40,7 +40,7 @@ def _library(name, K, dim, beta):
     if len(levels) < dim: raise ConfigError(f"code_dim is {dim}, the {K} tokens have {len(levels)} bits: take a code_dim of at most that")
     return FSQ(levels, preserve_symmetry=2 in levels), [K]
 
-
+# %% ../nbs/06_variants.ipynb #bb74ae42
 class LibraryQuantizer(nn.Module):
     "A quantiser of vector-quantize-pytorch with the interface of `06_quantize`."
     def __init__(self,
