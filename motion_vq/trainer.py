@@ -59,7 +59,7 @@ class TrainConfig:
     eval_every:int = 500      # steps between evaluations (and saves)
     eval_clips:int = 64       # validation clips in an evaluation during training
 
-
+# %% ../nbs/11_trainer.ipynb #fb698874
 TRAIN_PRESETS = {
     "cpu": TrainConfig(),
     "pixels": TrainConfig(steps=3300),
@@ -118,7 +118,7 @@ def autocast(
     if precision == "float32": return nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16)
 
-# %% ../nbs/11_trainer.ipynb #f477350e
+# %% ../nbs/11_trainer.ipynb #650fa5cc
 MODELS = {"vqgan": VQGAN, "dvae": DVAE, "plain_dvae": PlainDVAE}
 
 
@@ -132,7 +132,7 @@ def optimisers(
     adamw = torch.optim.AdamW(others, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
     return adamw, Muon(by_muon, config.lr, weight_decay=config.weight_decay) if by_muon else None
 
-
+# %% ../nbs/11_trainer.ipynb #f477350e
 class Trainer:
     "A model, its adversary and optimisers, and the step they have reached."
     def __init__(self,
