@@ -1,0 +1,215 @@
+"Motion to tokens and back: unit, place, rate and skeleton return, files are whole or refused, and nothing depends on company."
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from motion_vq.clips import load_clips
+from motion_vq.core import CheckpointError, ConfigError, DataError, MotionVQError
+from motion_vq.metrics import mpjpe
+from motion_vq.networks import preset
+from motion_vq.recordings import Recording
+from motion_vq.skeletons import COCO17, H36M17, PANOPTIC19, convert
+from motion_vq.synthetic import motion, write_dataset
+from motion_vq.tokens import UP, Tokenizer, Tokens, load_tokens, upright
+from motion_vq.vqgan import VQGAN
+
+WALK = motion("gait", 90, seed=3)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    "A tokenizer for each number of coordinates: basis and codebook fitted, nothing trained."
+    root, made = write_dataset(tmp_path_factory.mktemp("tokens")/"people", train=4, validation=2, frames=60, seed=0), {}
+    for kind in ("2d", "3d"):
+        clips = load_clips(root, kind, 16, 32)[0]
+        torch.manual_seed(0)
+        model = VQGAN(preset("cpu", kind, codebook_size=64, corrections=0))
+        model.start(torch.from_numpy(clips.draw(np.random.default_rng(0), 600)))
+        made[kind] = Tokenizer(model)
+    return made
+
+
+@pytest.fixture
+def tokenizer(made): return made["3d"]
+
+
+@pytest.fixture
+def tokens(tokenizer): return tokenizer.encode(WALK)
+
+
+# --- there and back ---
+
+@pytest.mark.parametrize("frames", [1, 2, 15, 16, 17, 30, 31, 90])
+def test_every_length_comes_back(tokenizer, frames):
+    tokens = tokenizer.encode(WALK[:frames])
+    again = tokenizer.joints(tokens)
+    assert again.shape == (frames, 19, 3) and mpjpe(WALK[:frames], again) < 12
+    assert len(tokens.indices) == len(tokens.placed) == 1 + max(0, -(-(frames - 16) // 14))
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(-64, 64))
+def test_another_unit_changes_the_placing_alone(made, steps):
+    unit = 2.0**(steps / 16)
+    a, b = made["3d"].encode(WALK[:40]), made["3d"].encode(WALK[:40].astype(np.float64) * unit)
+    assert (b.placed[:, 0] - a.placed[:, 0] == -steps).all() and (a.indices == b.indices).mean() > 0.95
+    np.testing.assert_allclose(made["3d"].joints(b) / unit, made["3d"].joints(a), atol=10)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(-1e4, 1e4), min_size=3, max_size=3))
+def test_another_place_is_the_same_motion_there(made, away):
+    back = made["3d"].joints(made["3d"].encode(WALK[:40] + np.array(away))) - np.array(away)
+    assert mpjpe(WALK[:40], back) < 12
+
+
+@pytest.mark.parametrize("fps", [12, 25, 30, 50, 120])
+def test_every_rate_comes_back(tokenizer, fps):
+    x = motion("gait", 3 * fps, seed=3, fps=fps, noise=0)
+    tokens = tokenizer.encode(x, fps)
+    assert tokenizer.joints(tokens).shape == x.shape and mpjpe(x, tokenizer.joints(tokens)) < 12
+    assert len(tokens.indices) == 7, "three seconds are three seconds"
+
+
+@pytest.mark.parametrize("up", UP)
+def test_up_is_turned_there_and_back(tokenizer, tokens, up):
+    turned = upright(WALK, up, back=True)
+    t = tokenizer.encode(turned, up=up)
+    assert (t.indices == tokens.indices).mean() > 0.95
+    np.testing.assert_allclose(upright(tokenizer.joints(t), up), tokenizer.joints(tokens), atol=20)
+    with pytest.raises(ConfigError, match="up"): tokenizer.encode(WALK, up="x")
+
+
+def test_two_dimensions_in_another_skeleton(made):
+    pixels = convert(WALK[..., :2] * 3 + 900, PANOPTIC19, COCO17)
+    tokens = made["2d"].encode(Recording("film", pixels, COCO17, 30))
+    again = made["2d"].joints(tokens)
+    assert again.shape == pixels.shape and mpjpe(pixels, again) < 30 and tokens.skeleton == "coco17"
+    with pytest.raises(ConfigError, match="h36m17 cannot give .*left_eye"): made["2d"].encode(np.zeros((9, 17, 2)), skeleton=H36M17)
+
+
+def test_the_seams_are_little_worse_than_the_rest(tokenizer, tokens):
+    "The error of the movement in the steps in and beside overlaps, against that of the others; 1.6 times as large if windows do not meet half way."
+    again, hop = tokenizer.joints(tokens), tokenizer.frames - tokenizer.overlap
+    error = np.linalg.norm(np.diff(again - WALK, axis=0), axis=-1).mean(1)
+    seams = np.zeros(len(error), bool)
+    for start in range(hop, 90, hop): seams[start - 1:start + tokenizer.overlap] = True
+    assert error[seams].mean() < 1.25 * error[~seams].mean()
+
+
+def test_heatmaps_are_of_the_whole_recording(made, tokens, tokenizer):
+    maps = tokenizer.decode(tokens)
+    assert maps.shape == (3, 90, 32, 32) and maps.dtype == torch.float32 and 0 <= maps.min() and maps.max() <= 1
+    assert tokenizer.decode(tokens, size=48).shape == (3, 90, 48, 48)
+    assert made["2d"].decode(made["2d"].encode(WALK[:20, :, :2])).shape == (1, 20, 32, 32)
+
+
+def test_a_model_of_pixels_gives_heatmaps_and_no_joints():
+    torch.manual_seed(0)
+    t = Tokenizer(VQGAN(preset("smoke", "3d")), frames=16, size=32)
+    tokens = t.encode(WALK[:40])
+    assert t.decode(tokens).shape == (3, 40, 32, 32) and (tokens.placed == tokens.placed[0]).all(), "one box for all"
+    with pytest.raises(ConfigError, match="describe pixels"): t.joints(tokens)
+    with pytest.raises(ConfigError, match="32 on a side"): t.decode(tokens, size=64)
+
+
+def test_windows_do_not_depend_on_their_company(tokenizer):
+    "The first windows of a long recording are those of a short one, to the last bit."
+    long, short = tokenizer.encode(WALK), tokenizer.encode(WALK[:44])   # three whole windows
+    assert np.array_equal(long.indices[:3], short.indices) and np.array_equal(long.placed[:3], short.placed)
+    assert np.array_equal(tokenizer.joints(long)[:35], tokenizer.joints(short)[:35]), "up to the middle of the last one"
+
+
+def test_bits_are_counted_exactly(tokenizer, tokens):
+    b = tokens.bits()
+    assert tokens.indices.shape == (7, 2, 4, 4) and b["tokens"] == 7 * 32 * 6 and b["total"] == b["tokens"] + b["placing"]
+    assert b["per_second"] == b["total"] / 3
+
+
+# --- what is refused ---
+
+@pytest.mark.parametrize("joints, error, said", [
+    (np.zeros((0, 19, 3)), DataError, "none of them 0"), (np.zeros((9, 18, 3)), DataError, "18 joints"), (np.zeros((9, 19, 2)), ConfigError, "2 coordinates"),
+    (np.where(np.arange(60)[:, None, None] < 30, np.nan, motion("gait", 60, seed=0)), DataError, "not seen for 30 frames"),
+    (np.full((9, 19, 3), np.inf), DataError, "infinite"), (np.full((9, 19, 3), 1e9), DataError, "beyond")])
+def test_what_is_no_motion_is_refused(tokenizer, joints, error, said):
+    with pytest.raises(error, match=said): tokenizer.encode(joints)
+
+
+def test_all_joints_in_one_point_stay_there(tokenizer):
+    again = tokenizer.joints(tokenizer.encode(np.full((20, 19, 3), 5.0)))
+    assert np.isfinite(again).all() and again.shape == (20, 19, 3)
+
+
+def test_tokens_of_another_model_or_out_of_range_are_refused(made, tokens):
+    with pytest.raises(CheckpointError, match=f"made by the model {tokens.model}, and this is {made['2d'].model_id}"): made["2d"].joints(tokens)
+    tokens.indices[0, 0, 0, 0] = 64
+    with pytest.raises(DataError, match=r"\[0, 63\]"): made["3d"].joints(tokens)
+    tokens.indices = tokens.indices[:3]
+    with pytest.raises(DataError, match="3 windows, and 90 frames need 7"): made["3d"].joints(tokens)
+
+
+@pytest.mark.parametrize("name", ["no/such-model", "no such name!", "nowhere/at/all"])
+def test_a_name_that_leads_nowhere_is_told(monkeypatch, name):
+    with pytest.raises(CheckpointError, match="neither a folder with a tokenizer"): Tokenizer.from_pretrained(name, local_files_only=True)
+
+
+def test_three_views_are_no_recording():
+    with pytest.raises(ConfigError, match="three cameras"): Tokenizer(VQGAN(preset("cpu", "exo")))
+
+
+# --- files ---
+
+def test_a_file_holds_all_of_it(tmp_path, tokens):
+    tokens.save(tmp_path/"t.safetensors")
+    again = load_tokens(tmp_path/"t.safetensors")
+    assert np.array_equal(again.indices, tokens.indices) and np.array_equal(again.placed, tokens.placed) and again.indices.dtype == np.int64
+    assert {k: v for k, v in vars(again).items() if not isinstance(v, np.ndarray)} == {k: v for k, v in vars(tokens).items() if not isinstance(v, np.ndarray)}
+
+
+def test_every_cut_and_a_flip_in_every_byte_of_a_token_file_is_noticed(tmp_path, made):
+    made["3d"].encode(WALK[:16]).save(tmp_path/"t.safetensors")
+    whole, path, silent = (tmp_path/"t.safetensors").read_bytes(), tmp_path/"damaged", 0
+    def refused(content):
+        path.write_bytes(content)
+        try: load_tokens(path)
+        except DataError as e: return str(path) in str(e)
+    assert all(refused(whole[:n]) for n in range(len(whole)))
+    for i, bit in enumerate(np.random.default_rng(0).integers(8, size=len(whole))):
+        b = bytearray(whole); b[i] ^= 1 << int(bit)
+        silent += not refused(bytes(b))
+    assert silent == 0
+    assert refused(b"") and refused(whole + b"\0") and refused(b"\x80\x04K\x01.") and refused((8).to_bytes(8, "little") + b"{}      ")
+    with pytest.raises(DataError, match="cannot be read"): load_tokens(tmp_path/"nothing")
+
+
+ELSEWHERE = """
+import sys, hashlib
+from motion_vq.tokens import Tokenizer, load_tokens
+t = Tokenizer.from_pretrained(sys.argv[1])
+print(hashlib.sha256(t.joints(load_tokens(sys.argv[2])).tobytes()).hexdigest())
+"""
+
+
+def test_another_process_makes_the_same_joints_of_it(tmp_path, tokenizer, tokens):
+    tokenizer.save_pretrained(tmp_path/"model"); tokens.save(tmp_path/"t.safetensors")
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE, tmp_path/"model", tmp_path/"t.safetensors"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == hashlib.sha256(tokenizer.joints(tokens).tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("spoil, said", [
+    (lambda f: (f/"config.json").unlink(), "config"), (lambda f: (f/"model.safetensors").unlink(), "model.safetensors"),
+    (lambda f: (f/"model.safetensors").write_bytes((f/"model.safetensors").read_bytes()[:-9]), "no tokenizer"),
+    (lambda f: (f/"config.json").write_text("{}"), "no tokenizer"), (lambda f: (f/"config.json").write_text("[" * 9), "neither a folder with a tokenizer"),
+    (lambda f: (f/"config.json").write_text((f/"config.json").read_text().replace('"codebook_size": 64', '"codebook_size": 65')), "no tokenizer"),
+    (lambda f: (f/"model.safetensors").write_bytes(bytes(b ^ (i == 90_000) for i, b in enumerate((f/"model.safetensors").read_bytes()))), "not the weights")])
+def test_a_damaged_tokenizer_is_not_loaded(tmp_path, tokenizer, spoil, said):
+    tokenizer.save_pretrained(tmp_path/"model")
+    spoil(tmp_path/"model")
+    with pytest.raises(MotionVQError, match=said): Tokenizer.from_pretrained(tmp_path/"model")
