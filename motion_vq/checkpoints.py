@@ -32,7 +32,7 @@ def _tensors(part):
     if isinstance(part, nn.Module): return part.state_dict()
     return {f"{i}.{k}": v for i, state in part.state_dict()["state"].items() for k, v in state.items()}
 
-
+# %% ../nbs/11_checkpoints.ipynb #896f8581
 def digest(
     tensors:dict,  # {name: tensor}
 )->str:            # 64 hexadecimal digits
@@ -76,7 +76,7 @@ def _writing(path, size):
                               f"{shutil.disk_usage(Path(path).parent).free} are free on that disk. What was saved before is whole: "
                               "make room, and start the same run again") from None
 
-
+# %% ../nbs/11_checkpoints.ipynb #2369a530
 def save_checkpoint(
     folder,        # where to write
     name:str,      # "last" or "best"

@@ -97,7 +97,7 @@ def write_json(
     "Write `value` as indented JSON; the file is whole or absent."
     with replacing(path) as part: part.write_bytes(json_bytes(value))
 
-
+# %% ../nbs/00_core.ipynb #f1e61b6a
 def read_json(
     path,             # file to read
     error=DataError,  # the class of error to raise

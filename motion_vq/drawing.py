@@ -78,7 +78,7 @@ class _Drawing(torch.autograd.Function):
         in_slices(lambda i, j: _backward(at[i:j], limbs, sigma, pixels[i:j], shown[i:j], pull[i:j], out[i:j]), len(at))
         return torch.from_numpy(out), None, None, None
 
-
+# %% ../nbs/05_drawing.ipynb #c7e0b2e1
 def _squared_distance(ax, ay, bx, by, x, y):
     "Squared distance of points (x, y) to the lines from (ax, ay) to (bx, by); all broadcast."
     ux, uy = bx - ax, by - ay
@@ -101,7 +101,7 @@ def _draw_tensors(joints, size, sigma, limbs):
     d = _squared_distance(*a_b, line.repeat(size), line.repeat_interleave(size)).view(least.shape)
     return torch.where(d < (3 * sigma * (1 + 1e-6))**2, torch.exp(-d / (2 * sigma**2)), 0.0)
 
-
+# %% ../nbs/05_drawing.ipynb #72f9810c
 def draw_limbs(
     joints:Tensor,        # (..., K, 2) in pixels
     size:int,             # side of the image, in pixels

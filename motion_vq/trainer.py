@@ -59,7 +59,7 @@ class TrainConfig:
     eval_every:int = 500      # steps between evaluations (and saves)
     eval_clips:int = 64       # validation clips in an evaluation during training
 
-
+# %% ../nbs/11_trainer.ipynb #fb698874
 TRAIN_PRESETS = {
     "cpu": TrainConfig(),
     "pixels": TrainConfig(steps=3300),
@@ -118,7 +118,7 @@ def autocast(
     if precision == "float32": return nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16)
 
-# %% ../nbs/11_trainer.ipynb #f477350e
+# %% ../nbs/11_trainer.ipynb #650fa5cc
 MODELS = {"vqgan": VQGAN, "dvae": DVAE, "plain_dvae": PlainDVAE}
 
 
@@ -132,20 +132,25 @@ def optimisers(
     adamw = torch.optim.AdamW(others, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
     return adamw, Muon(by_muon, config.lr, weight_decay=config.weight_decay) if by_muon else None
 
+# %% ../nbs/11_trainer.ipynb #f477350e
+def _check_fit(model, config):
+    "Raise a `ConfigError` if clips of this training do not fit the model."
+    for size, what in ((config.frames, "frames"), (config.size, "size")):
+        check_divisible(size, model.compression, what)
+    if model.space == "motion" and (config.frames, config.size) != (model.frames, model.size):
+        raise ConfigError(f"the model is made for {model.frames} frames of {model.size} pixels, the clips have "
+                          f"{config.frames} of {config.size}: set frames and size of the model to these")
 
-class Trainer:
-    "A model, its adversary and optimisers, and the step they have reached."
+# %% ../nbs/11_trainer.ipynb #a07ce52c
+class _State:
+    "What a run is made of, and the step that it has reached."
     def __init__(self,
         name:str,           # "vqgan" or "dvae"
         model:ModelConfig,
         config:TrainConfig,
         device:str="cpu",   # where to train
     ):
-        for size, what in ((config.frames, "frames"), (config.size, "size")):
-            check_divisible(size, model.compression, what)
-        if model.space == "motion" and (config.frames, config.size) != (model.frames, model.size):
-            raise ConfigError(f"the model is made for {model.frames} frames of {model.size} pixels, the clips have "
-                              f"{config.frames} of {config.size}: set frames and size of the model to these")
+        _check_fit(model, config)
         self.name, self.config, self.device, self.step = one_of(name, MODELS, "model"), config, device, 0
         self.precision = resolve_precision(config.precision, device)
         self._seed(0)
@@ -169,6 +174,37 @@ class Trainer:
     def _seed(self, *numbers):
         torch.manual_seed(int(np.random.SeedSequence([self.config.seed, *numbers]).generate_state(1)[0]))
 
+    @property
+    def tokenizer(self):  # VQGAN or DVAE
+        "The network that is judged: the one with averaged weights, where they are averaged."
+        return self.model if self.averaged is None else self.averaged.module
+
+    @property
+    def parts(self)->dict:  # name -> network or optimiser
+        "What the state consists of; `pack` and `unpack` take it."
+        return dict(model=self.model, averaged=self.averaged, opt=self.opt, muon=self.muon, adversary=self.adversary, gan_opt=self.gan_opt)
+
+    def check_alike(self):
+        "Raise a `MotionVQError` if the processes do not hold the same state."
+        if world() > 1: check_alike(digest(pack(**self.parts)), f"the state at step {self.step}")
+
+# %% ../nbs/11_trainer.ipynb #3996d61a
+def _rebuilding(out, target, pred, joints, foreground, config):
+    "The generator's loss without the adversary: the weighted sum, and the terms by name."
+    rec = reconstruction_loss(target, pred, foreground, config.temporal, config.power)
+    losses = dict(rec=rec, quantizer=out.loss, perplexity=out.perplexity)
+    loss = rec + out.loss
+    if config.gradients:
+        losses["gradients"] = gradient_loss(target, pred)
+        loss = loss + config.gradients * losses["gradients"]
+    if out.joints:
+        losses["joints"] = joints_loss(joints, out.joints)
+        loss = loss + config.joints * losses["joints"]
+    return loss, losses
+
+# %% ../nbs/11_trainer.ipynb #2e3c5ac7
+class Trainer(_State):
+    "A model, its adversary and optimisers, and the step they have reached."
     def train_step(self,
         x,         # (B, C, F, H, W) what the model is given: this process's share
         target,    # (B, C', F, H, W) what it has to rebuild
@@ -183,18 +219,10 @@ class Trainer:
         playing = self.adversary is not None and progress >= c.gan_start
         with autocast(self.precision, self.device): out = self.model(x)
         pred = clipped(out.reconstruction.float())
-        rec = reconstruction_loss(target, pred, foreground_at(self.step, c), c.temporal, c.power)
-        losses = dict(rec=rec, quantizer=out.loss, perplexity=out.perplexity)
-        loss = rec + out.loss
-        if c.gradients:
-            losses["gradients"] = gradient_loss(target, pred)
-            loss = loss + c.gradients * losses["gradients"]
-        if out.joints:
-            losses["joints"] = joints_loss(joints, out.joints)
-            loss = loss + c.joints * losses["joints"]
+        loss, losses = _rebuilding(out, target, pred, joints, foreground_at(self.step, c), c)
         if playing:
             with autocast(self.precision, self.device):
-                losses["game"] = self.adversary.generator_loss(rec, target, pred, self.model.last_layer)
+                losses["game"] = self.adversary.generator_loss(losses["rec"], target, pred, self.model.last_layer)
             loss = loss + losses["game"]
         self._minimise(loss, self.model, *opts)
         if playing:
@@ -210,20 +238,6 @@ class Trainer:
         mean(*[p.grad for p in module.parameters() if p.grad is not None])
         if self.config.clip: torch.nn.utils.clip_grad_norm_(module.parameters(), self.config.clip)
         for opt in opts: opt.step()
-
-    @property
-    def tokenizer(self):  # VQGAN or DVAE
-        "The network that is judged: the one with averaged weights, where they are averaged."
-        return self.model if self.averaged is None else self.averaged.module
-
-    @property
-    def parts(self)->dict:  # name -> network or optimiser
-        "What the state consists of; `pack` and `unpack` take it."
-        return dict(model=self.model, averaged=self.averaged, opt=self.opt, muon=self.muon, adversary=self.adversary, gan_opt=self.gan_opt)
-
-    def check_alike(self):
-        "Raise a `MotionVQError` if the processes do not hold the same state."
-        if world() > 1: check_alike(digest(pack(**self.parts)), f"the state at step {self.step}")
 
 # %% ../nbs/11_trainer.ipynb #9e690409
 def seconds_per_step(

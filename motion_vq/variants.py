@@ -26,7 +26,7 @@ def shared(
         raise ConfigError(f"codebook_size is {codebook_size}: this quantiser needs a power of two: take {2**bits} or {2**(bits + 1)}")
     return [2 ** (bits // parts + (i < bits % parts)) for i in range(parts)]
 
-# %% ../nbs/06_variants.ipynb #bb74ae42
+# %% ../nbs/06_variants.ipynb #e241cb38
 def _library(name, K, dim, beta):
     "The library's module, and the sizes that its indices run through."
     from vector_quantize_pytorch import FSQ, ResidualVQ, VectorQuantize
@@ -40,9 +40,9 @@ def _library(name, K, dim, beta):
     if len(levels) < dim: raise ConfigError(f"code_dim is {dim}, the {K} tokens have {len(levels)} bits: take a code_dim of at most that")
     return FSQ(levels, preserve_symmetry=2 in levels), [K]
 
-
-class LibraryQuantizer(nn.Module):
-    "A quantiser of vector-quantize-pytorch with the interface of `06_quantize`."
+# %% ../nbs/06_variants.ipynb #bb74ae42
+class _OnVectors(nn.Module):
+    "A module of vector-quantize-pytorch on vectors, with a scale before it and one after it."
     def __init__(self,
         name:str,           # "rotation", "cosine", "residual" or "fsq"
         codebook_size:int,  # K, number of tokens
@@ -55,6 +55,26 @@ class LibraryQuantizer(nn.Module):
         self.register_buffer("scale_in", torch.ones(dim))
         self.register_buffer("scale_out", torch.ones(dim))
 
+    def _choose(self, vectors):
+        "Codes (N, D) for the library's scale, tokens (N,), the library's loss."
+        codes, indices, *loss = self.inner((vectors / self.scale_in)[None])
+        if self.name == "residual": indices = indices[..., 0] * self.sizes[1] + indices[..., 1]
+        return codes[0], indices[0].long(), loss[0].sum() if loss else vectors.new_zeros(())
+
+    @torch.no_grad()
+    def start(self,
+        vectors:Tensor,  # (N, D) latents
+    ):
+        "Fit the scales, and begin with the centres that k-means finds."
+        self.scale_in.copy_(vectors.std(0).clamp(min=1e-6))
+        before, _ = self.training, self.train()
+        codes = self._choose(vectors)[0]
+        self.train(before)
+        self.scale_out.copy_((codes * vectors).sum(0) / codes.square().sum(0).clamp(min=1e-6))
+
+# %% ../nbs/06_variants.ipynb #271465e8
+class LibraryQuantizer(_OnVectors):
+    "A quantiser of vector-quantize-pytorch with the interface of `06_quantize`."
     def forward(self,
         z:Tensor,  # (B, D, f, h, w) latents
     )->Quantized:
@@ -79,23 +99,6 @@ class LibraryQuantizer(nn.Module):
             codes = self.inner.get_output_from_indices(parts[None])[0]
         else: codes = self.inner.get_output_from_indices(flat[None])[0]
         return (codes * self.scale_out).view(*indices.shape, self.dim).movedim(-1, 1)
-
-    @torch.no_grad()
-    def start(self,
-        vectors:Tensor,  # (N, D) latents
-    ):
-        "Fit the scales, and begin with the centres that k-means finds."
-        self.scale_in.copy_(vectors.std(0).clamp(min=1e-6))
-        before, _ = self.training, self.train()
-        codes = self._choose(vectors)[0]
-        self.train(before)
-        self.scale_out.copy_((codes * vectors).sum(0) / codes.square().sum(0).clamp(min=1e-6))
-
-    def _choose(self, vectors):
-        "Codes (N, D) for the library's scale, tokens (N,), the library's loss."
-        codes, indices, *loss = self.inner((vectors / self.scale_in)[None])
-        if self.name == "residual": indices = indices[..., 0] * self.sizes[1] + indices[..., 1]
-        return codes[0], indices[0].long(), loss[0].sum() if loss else vectors.new_zeros(())
 
 # %% ../nbs/06_variants.ipynb #8806879f
 def quantizer(

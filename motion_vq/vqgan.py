@@ -39,8 +39,20 @@ class Output:
     joints:tuple = ()      # where tokens describe motion: joints (B, V, F, K, 2|3) of the codes, and all that the encoder saw
 
 # %% ../nbs/08_vqgan.ipynb #02f545e4
-class TokenModel(nn.Module):
-    "Encoder, quantiser, decoder: what the VQ-GAN and the dVAE share."
+def _check_clip(x, config):
+    "Raise a `ConfigError` that names what would fit, if a clip does not."
+    wanted = CHANNELS[config.kind][0]
+    if x.ndim != 5 or x.shape[1] != wanted:
+        raise ConfigError(f"a {config.kind!r} model takes (B, {wanted}, F, H, W), not {tuple(x.shape)}")
+    for size, what in zip(x.shape[2:], ("frames", "height", "width")):
+        check_divisible(size, config.compression, what)
+    if config.space == "motion" and x.shape[2:] != (config.frames, *2 * [config.size]):
+        raise ConfigError(f"this model takes {config.frames} frames of {config.size} x {config.size} "
+                          f"pixels, not {' x '.join(map(str, x.shape[2:]))}")
+
+# %% ../nbs/08_vqgan.ipynb #1ba6c3e4
+class _Halves(nn.Module):
+    "The way from a clip to latents and from codes to a clip, and the quantiser between the two."
     def __init__(self,
         config:ModelConfig,   # the model's shape
         quantizer:nn.Module,  # from `motion_vq.quantize`
@@ -57,15 +69,6 @@ class TokenModel(nn.Module):
             self.encoder, self.decoder, self.post = encoder(config, D), decoder(config, D), nn.Conv3d(D, D, 1)
         self.pre = nn.Identity() if self.motion and channels == D else nn.Conv3d(D, channels, 1)
 
-    def forward(self,
-        x:Tensor,   # (B, C, F, H, W) heatmaps in [0, 1]
-    )->Output:      # the reconstruction, its tokens and losses
-        "Encode, quantise, decode."
-        z, seen = self._latents(x)
-        q = self.quantizer(self.pre(z))
-        joints = (self.decoder.joints(q.quantized), *map(self.decoder.basis.joints, seen)) if self.motion else ()
-        return Output(self._rebuild(q.quantized), q.indices, q.loss, q.perplexity, q.error, joints)
-
     def start(self,
         joints:Tensor,  # (clips, V, F, K, 2|3) training clips in pixels
     ):
@@ -74,6 +77,35 @@ class TokenModel(nn.Module):
         self.decoder.basis.fit(joints)
         vectors = self.decoder.basis.analyse(joints).flatten(0, 1)
         self.quantizer.start(vectors[torch.randperm(len(vectors))[:40_000]])
+
+    @property
+    def last_layer(self)->Tensor:
+        "Weights of the decoder's last convolution, where gradients are compared."
+        return self.decoder.last_layer
+
+    def _latents(self, x):
+        _check_clip(x, self.config)
+        if self.motion:
+            seen = self.encoder(x, self.decoder.basis)
+            return self.decoder.place(seen[-1]), [c.float() for c in seen]
+        z = self.encoder(x)
+        return (spread(z) if self.config.spread else z), []
+
+    def _rebuild(self, codes):
+        z = self.post(codes)
+        return self.decoder(spread(z, back=True) if self.config.spread else z)
+
+# %% ../nbs/08_vqgan.ipynb #320c1b52
+class TokenModel(_Halves):
+    "Encoder, quantiser, decoder: what the VQ-GAN and the dVAE share."
+    def forward(self,
+        x:Tensor,   # (B, C, F, H, W) heatmaps in [0, 1]
+    )->Output:      # the reconstruction, its tokens and losses
+        "Encode, quantise, decode."
+        z, seen = self._latents(x)
+        q = self.quantizer(self.pre(z))
+        joints = (self.decoder.joints(q.quantized), *map(self.decoder.basis.joints, seen)) if self.motion else ()
+        return Output(self._rebuild(q.quantized), q.indices, q.loss, q.perplexity, q.error, joints)
 
     def encode(self,
         x:Tensor,  # (B, C, F, H, W) heatmaps in [0, 1]
@@ -94,30 +126,6 @@ class TokenModel(nn.Module):
         progress:float,  # share of the training done, 0 ... 1
     ):
         "Called before each training step; the dVAE cools its temperature here."
-
-    @property
-    def last_layer(self)->Tensor:
-        "Weights of the decoder's last convolution, where gradients are compared."
-        return self.decoder.last_layer
-
-    def _latents(self, x):
-        wanted = CHANNELS[self.config.kind][0]
-        if x.ndim != 5 or x.shape[1] != wanted:
-            raise ConfigError(f"a {self.config.kind!r} model takes (B, {wanted}, F, H, W), not {tuple(x.shape)}")
-        for size, what in zip(x.shape[2:], ("frames", "height", "width")):
-            check_divisible(size, self.config.compression, what)
-        if self.motion and x.shape[2:] != (self.config.frames, *2 * [self.config.size]):
-            raise ConfigError(f"this model takes {self.config.frames} frames of {self.config.size} x {self.config.size} "
-                              f"pixels, not {' x '.join(map(str, x.shape[2:]))}")
-        if self.motion:
-            seen = self.encoder(x, self.decoder.basis)
-            return self.decoder.place(seen[-1]), [c.float() for c in seen]
-        z = self.encoder(x)
-        return (spread(z) if self.config.spread else z), []
-
-    def _rebuild(self, codes):
-        z = self.post(codes)
-        return self.decoder(spread(z, back=True) if self.config.spread else z)
 
 # %% ../nbs/08_vqgan.ipynb #78d564c4
 class VQGAN(TokenModel):
