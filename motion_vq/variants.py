@@ -66,7 +66,8 @@ class _OnVectors(nn.Module):
         vectors:Tensor,  # (N, D) latents
     ):
         "Fit the scales, and begin with the centres that k-means finds."
-        self.scale_in.copy_(vectors.std(0).clamp(min=1e-6))
+        spread = vectors.std(0) if self.name == "fsq" else vectors.std()  # nearest: as the latents themselves are far or near
+        self.scale_in.copy_(spread.clamp(min=1e-6).expand(self.dim))
         before, _ = self.training, self.train()
         codes = self._choose(vectors)[0]
         self.train(before)
