@@ -188,6 +188,12 @@ def test_every_cut_and_a_flip_in_every_byte_of_a_token_file_is_noticed(tmp_path,
     with pytest.raises(DataError, match="cannot be read"): load_tokens(tmp_path/"nothing")
 
 
+def test_the_model_card_says_what_it_is_and_how_to_use_it(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path)
+    card = (tmp_path/"README.md").read_text()
+    assert card.startswith("---") and "license: apache-2.0" in card and "Tokenizer.from_pretrained" in card and "2509.19252" in card and "{{" not in card
+
+
 ELSEWHERE = """
 import sys, hashlib
 from motion_vq.tokens import Tokenizer, load_tokens
