@@ -51,7 +51,8 @@ class Tokens:
         "What the recording costs: tokens at log2 K bits, placements as Exp-Golomb codes, together and a second."
         tokens = self.indices.size * math.log2(self.codebook_size)
         placing = placement_bits(self.placed)
-        return dict(tokens=tokens, placing=placing, total=tokens + placing, per_second=(tokens + placing) * self.fps / self.frames)
+        total = tokens + placing
+        return dict(tokens=tokens, placing=placing, total=total, per_second=total * self.fps / self.frames)
 
     def save(self,
         path,  # of the file; .safetensors by custom
@@ -59,17 +60,16 @@ class Tokens:
         "Write one file that says what it is."
         arrays = dict(indices=self.indices.astype(np.int32), placed=self.placed)
         said = {k: v for k, v in asdict(self).items() if k not in arrays} | dict(format=FORMAT, version=__version__)
-        said["sha256"] = _sha256(arrays, said)
-        with replacing(path) as part: part.write_bytes(dump_arrays(arrays, {"tokens": orjson.dumps(said).decode()}))
+        with replacing(path) as part: part.write_bytes(_packed(arrays, said))
 
 
 FORMAT = "motion_vq tokens 1"
 
 
-def _sha256(arrays, said):
+def _packed(arrays, said):    # the bytes of a file
     h = hashlib.sha256(sha256_json(said).encode())
     for name in sorted(arrays): h.update(f"{name} {arrays[name].dtype.str} {arrays[name].shape} ".encode()); h.update(arrays[name].tobytes())
-    return h.hexdigest()
+    return dump_arrays(arrays, {"tokens": orjson.dumps(said | dict(sha256=h.hexdigest())).decode()})
 
 # %% ../nbs/12_tokens.ipynb #2c834c04
 def load_tokens(
@@ -82,7 +82,8 @@ def load_tokens(
         size = int.from_bytes(data[:8], "little")
         said = orjson.loads(orjson.loads(data[8:8 + size])["__metadata__"]["tokens"])
         arrays = load_arrays(data)
-        whole = said.pop("sha256") == _sha256(arrays, said) and data == dump_arrays(arrays, {"tokens": orjson.dumps(said | dict(sha256=_sha256(arrays, said))).decode()})
+        del said["sha256"]
+        whole = data == _packed(arrays, said)
     except (SafetensorError, orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
         raise DataError(f"{path}: no token file, or a damaged one ({e}): encode the recording again") from None
     if not whole: raise DataError(f"{path}: altered since it was written: encode the recording again")
@@ -175,8 +176,7 @@ def window_tokens(
     "The tokens of one window."
     x, device = torch.from_numpy(clip)[None, None], next(model.parameters()).device
     if not model.motion: return model.encode(clip_maps(x, model.config.kind, size, device)[0])[0].cpu().numpy()
-    z = model.decoder.basis.analyse(x.to(device)).transpose(1, 2).unflatten(2, model.decoder.grid)
-    return model.quantizer(model.pre(z)).indices[0].cpu().numpy()
+    return model.encode_joints(x.to(device))[0].cpu().numpy()
 
 
 @torch.no_grad()
@@ -185,8 +185,7 @@ def window_joints(
     indices,         # (f, h, w) int64 tensor
 )->np.ndarray:       # (F, K, 2|3) float32 in pixels
     "The joints of one window."
-    if not model.motion: raise ConfigError("the tokens of this model describe pixels, from which no joints come: take a model of motion, or decode to heatmaps")
-    return model.decoder.joints(model.quantizer.lookup(indices[None]))[0, 0].cpu().numpy()
+    return model.decode_joints(indices[None])[0, 0].cpu().numpy()
 
 
 @torch.no_grad()

@@ -130,8 +130,15 @@ class MotionDecoder(nn.Module):
         components:Tensor,  # (B, N * D) as `MotionEncoder` predicts them
     )->Tensor:              # (B, D, f, h, w)
         "Components to the grid of latents."
-        with torch.autocast(components.device.type, enabled=False):
-            return self.basis.deal(components.float()).transpose(1, 2).unflatten(2, self.grid)
+        with torch.autocast(components.device.type, enabled=False): return self._on_grid(self.basis.deal(components.float()))
+
+    def analyse(self,
+        joints:Tensor,  # (B, V, F, K, 2|3) in pixels
+    )->Tensor:          # (B, D, f, h, w)
+        "Joints to the grid of latents: what the encoder is to see."
+        return self._on_grid(self.basis.analyse(joints))
+
+    def _on_grid(self, tokens): return tokens.transpose(1, 2).unflatten(2, self.grid)
 
     def joints(self,
         z:Tensor,  # (B, D, f, h, w) latents or codes

@@ -117,10 +117,30 @@ class TokenModel(_Halves):
         indices:Tensor,  # (B, f, h, w) int64 tokens in [0, K)
     )->Tensor:           # (B, C, F, H, W), unbounded
         "Tokens to clip."
+        return self._rebuild(self._codes(indices))
+
+    def encode_joints(self,
+        joints:Tensor,  # (B, V, F, K, 2|3) in pixels
+    )->Tensor:          # (B, f, h, w) int64 tokens
+        "Known joints to tokens, where tokens describe motion: what `encode` first has to read off the clip."
+        self._check_motion()
+        return self.quantizer(self.pre(self.decoder.analyse(joints))).indices
+
+    def decode_joints(self,
+        indices:Tensor,  # (B, f, h, w) int64 tokens in [0, K)
+    )->Tensor:           # (B, V, F, K, 2|3) in pixels
+        "Tokens to the joints that they name, where tokens describe motion."
+        self._check_motion()
+        return self.decoder.joints(self._codes(indices))
+
+    def _codes(self, indices):
         K = self.config.codebook_size
         if indices.numel() and not (0 <= indices.min() and indices.max() < K):
             raise ConfigError(f"tokens lie in [{indices.min()}, {indices.max()}], the vocabulary in [0, {K - 1}]")
-        return self._rebuild(self.quantizer.lookup(indices))
+        return self.quantizer.lookup(indices)
+
+    def _check_motion(self):
+        if not self.motion: raise ConfigError("the tokens of this model describe pixels, from which no joints come: take a model of motion, or decode to heatmaps")
 
     def anneal(self,
         progress:float,  # share of the training done, 0 ... 1
