@@ -60,10 +60,11 @@ def by_setting(
 class Setting:
     "The runs of one setting: their means, and what these would be on other draws of recordings and seeds."
     def __init__(self,
-        results:list,  # of its seeds
+        results:dict,  # path of each seed's result.json -> its content
     ):
-        self.results = results
-        self.draws = resampled([r["by_sequence"] for r in results])  # metric -> (1 + resamples,): the value, then the draws
+        self.results = list(results.values())
+        self.folders = {r["config"]["seed"]: path.parent for path, r in results.items()}  # seed -> folder, in the order of `results`
+        self.draws = resampled([r["by_sequence"] for r in self.results])  # metric -> (1 + resamples,): the value, then the draws
 
     def interval(self,
         metric:str,  # one of `metrics.RIGOROUS`
@@ -84,4 +85,4 @@ def settings_in(
 )->dict:     # setting (a tuple as in `SETTING`) -> `Setting`
     "The results of a folder, grouped."
     results = find_results(folder)
-    return {setting: Setting([results[p] for _, p in sorted(seeds.items())]) for setting, seeds in by_setting(results).items()}
+    return {setting: Setting({p: results[p] for _, p in sorted(seeds.items())}) for setting, seeds in by_setting(results).items()}
