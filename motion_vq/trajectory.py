@@ -6,6 +6,8 @@
 __all__ = ['moments', 'Correction', 'Dense', 'MotionEncoder', 'joints_shape', 'MotionDecoder']
 
 # %% ../nbs/07_trajectory.ipynb #afeee35c
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -118,12 +120,12 @@ class MotionDecoder(nn.Module):
     def __init__(self,
         config:ModelConfig,  # its space is "motion"
         channels:int,        # D, numbers of a token
+        mixed:bool=True,     # tokens alike, for one codebook; else each for its own
     ):
         super().__init__()
         c = config
-        self.kind, self.size = c.kind, c.size
-        self.grid = c.frames // c.compression, c.size // c.compression, c.size // c.compression
-        self.basis = MotionBasis(joints_shape(c), self.grid[0] * self.grid[1] * self.grid[2], channels)
+        self.kind, self.size, self.grid = c.kind, c.size, c.grid
+        self.basis = MotionBasis(joints_shape(c), math.prod(c.grid), channels, mixed)
         self.refine = Refine(CHANNELS[c.kind][1], c.refine)
 
     def place(self,

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from .core import ConfigError
 from .quantize import Continuous, EMAVectorQuantizer, Quantized, VectorQuantizer, perplexity, to_vectors
+from .subspaces import ProductQuantizer
 
 # %% ../nbs/06_variants.ipynb #f772901b
 def shared(
@@ -107,9 +108,11 @@ def quantizer(
     codebook_size:int,  # K, number of tokens
     dim:int,            # D, length of a latent
     beta:float=0.25,    # weight of the commitment term
+    places:int=1,       # N = f * h * w of the grid; a product quantiser has a codebook for each
 )->nn.Module:           # takes latents, returns `Quantized`; has `lookup` and `start`
     "The quantiser of this name."
     if name == "ema": return EMAVectorQuantizer(codebook_size, dim, beta)
     if name == "vq": return VectorQuantizer(codebook_size, dim, beta)
     if name == "none": return Continuous(codebook_size, dim)
+    if name == "product": return ProductQuantizer(codebook_size, dim, places, beta)
     return LibraryQuantizer(name, codebook_size, dim, beta)

@@ -6,6 +6,7 @@
 __all__ = ['spread', 'Output', 'TokenModel', 'VQGAN']
 
 # %% ../nbs/08_vqgan.ipynb #de31312d
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from .core import ConfigError
 from .networks import (CHANNELS, Decoder, Encoder, ModelConfig, PlainDecoder, PlainEncoder, check_divisible,
                                 configure, preset)
+from .subspaces import ProductQuantizer
 from .trajectory import MotionDecoder, MotionEncoder
 from .variants import quantizer
 
@@ -60,9 +62,9 @@ class _Halves(nn.Module):
     ):
         super().__init__()
         self.config, self.quantizer, D = config, quantizer, config.code_dim
-        self.motion = config.space == "motion"
+        self.motion, self.separate = config.space == "motion", isinstance(quantizer, ProductQuantizer)
         if self.motion:
-            self.decoder, self.post = MotionDecoder(config, D), nn.Identity()
+            self.decoder, self.post = MotionDecoder(config, D, mixed=not self.separate), nn.Identity()
             self.encoder = MotionEncoder(config, len(self.decoder.basis.deviation))
         else:
             encoder, decoder = (PlainEncoder, PlainDecoder) if config.plain else (Encoder, Decoder)
@@ -75,8 +77,11 @@ class _Halves(nn.Module):
         "Fit basis and codebook; a model whose tokens describe pixels starts from nothing."
         if not self.motion: return
         self.decoder.basis.fit(joints)
-        vectors = self.decoder.basis.analyse(joints).flatten(0, 1)
-        self.quantizer.start(vectors[torch.randperm(len(vectors))[:40_000]])
+        vectors = self.decoder.basis.analyse(joints)
+        if not self.separate:
+            vectors = vectors.flatten(0, 1)
+            vectors = vectors[torch.randperm(len(vectors))[:40_000]]
+        self.quantizer.start(vectors)
 
     @property
     def last_layer(self)->Tensor:
@@ -155,4 +160,5 @@ class VQGAN(TokenModel):
         **changes,                # fields of the configuration to change
     ):
         config = configure(config or preset("smoke"), **changes)
-        super().__init__(config, quantizer(config.quantizer, config.codebook_size, config.code_dim, config.beta), config.code_dim)
+        chosen = quantizer(config.quantizer, config.codebook_size, config.code_dim, config.beta, math.prod(config.grid))
+        super().__init__(config, chosen, config.code_dim)

@@ -224,9 +224,9 @@ def test_shared_bits_make_the_vocabulary(bits, parts):
 @pytest.mark.parametrize("name", [n for n in QUANTIZER_NAMES if n != "none"])
 def test_tokens_of_every_quantizer_say_all(name):
     torch.manual_seed(0)
-    q, z = quantizer(name, 32, 4), 3 * torch.randn(4, 4, 2, 4, 4)
+    q, z = quantizer(name, 32, 4, places=32), 3 * torch.randn(4, 4, 2, 4, 4)
     vectors = z.movedim(1, -1).reshape(-1, 4)
-    q.start(vectors)
+    q.start(vectors.view(4, 32, 4) if name == "product" else vectors)
     out = q.eval()(z)
     assert out.indices.dtype == torch.int64 and 0 <= out.indices.min() and out.indices.max() < 32 and out.perplexity > 4
     torch.testing.assert_close(q.lookup(out.indices), out.quantized, rtol=0, atol=1e-5)
@@ -234,6 +234,19 @@ def test_tokens_of_every_quantizer_say_all(name):
     torch.testing.assert_close(out.error, (out.quantized - z).square().mean())
     assert out.error < 0.9 * vectors.var()
     torch.testing.assert_close(q(out.quantized).indices, out.indices)  # a code is its own token
+
+
+def test_every_place_has_its_own_codebook():
+    torch.manual_seed(0)
+    q, z = quantizer("product", 8, 3, places=12), torch.randn(5, 3, 3, 2, 2)
+    q.start(torch.randn(40, 12, 3))
+    flat = z.flatten(2)  # (5, 3, 12)
+    for place in range(12):
+        assert torch.equal(q(z).indices.flatten(1)[:, place], nearest(flat[:, :, place], q.codebook[place]))
+    before = q.codebook.clone()
+    q.train()(z.requires_grad_()).quantized.sum().backward()
+    assert torch.equal(q.codebook, before) and torch.equal(z.grad, torch.ones_like(z))  # fixed, and straight through
+    with pytest.raises(ConfigError, match='take space "motion"'): configure(preset("smoke"), quantizer="product")
 
 
 def test_sizes_that_a_quantizer_cannot_share_are_refused():

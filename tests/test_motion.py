@@ -13,8 +13,9 @@ from motion_vq.drawing import draw, draw_limbs, planes
 from motion_vq.dvae import DVAE
 from motion_vq.heatmaps import render
 from motion_vq.networks import preset
+from motion_vq.poses import fit
 from motion_vq.quantize import GumbelQuantizer, nearest
-from motion_vq.synthetic import write_dataset
+from motion_vq.synthetic import ACTIONS, motion, write_dataset
 from motion_vq.trainer import Trainer, train_preset
 from motion_vq.training import train
 from motion_vq.trajectory import joints_shape, moments
@@ -110,6 +111,34 @@ def test_the_start_is_a_codec_already(build):
     still = model.decoder.basis.mean.view(joints.shape[1:])
     off = lambda j: (j - joints[:8]).norm(dim=-1).mean()
     assert off(model.decoder.joints(model.quantizer.lookup(indices))) < 0.6 * off(still)
+
+
+@pytest.mark.parametrize("kind", ["2d", "3d"])
+def test_codebooks_of_their_own_name_joints_better(kind):
+    "At the same bits. The codes are those of training clips; the test clips are of other people."
+    whole = np.stack([motion(a, 64, seed) for seed in range(60) for a in ACTIONS])
+    joints = torch.from_numpy(fit(whole[..., :3 if kind == "3d" else 2], 32).astype(np.float32))[:, None]
+    joints, test = joints[:350], joints[350:]
+    errors = {}
+    for name in ("ema", "product"):
+        torch.manual_seed(0)
+        model = VQGAN(replace(MODEL, kind=kind, frames=64, compression=16, widths=(8,) * 4, quantizer=name)).eval()
+        model.start(joints)
+        tokens = model.encode_joints(test)
+        assert tokens.shape == (len(test), *model.config.grid)
+        errors[name] = (model.decode_joints(tokens) - test).norm(dim=-1).mean()
+    assert errors["product"] < 0.97 * errors["ema"]
+
+
+def test_parts_are_dealt_evenly_and_nothing_is_lost():
+    torch.manual_seed(0)
+    config = replace(MODEL, quantizer="product")
+    mixed, apart = MotionBasis(joints_shape(config), 32, 4), MotionBasis(joints_shape(config), 32, 4, mixed=False)
+    joints = some_joints(config, 200)
+    mixed.fit(joints); apart.fit(joints)
+    torch.testing.assert_close(apart.synthesise(apart.analyse(joints[:9])), mixed.synthesise(mixed.analyse(joints[:9])), rtol=0, atol=1e-2)
+    work = lambda deviation: deviation.view(4, 32).log().sum(0).std()
+    assert work(apart.deviation) < work(mixed.deviation)  # `mixed` holds the components as they fall
 
 
 def test_sure_logits_have_a_gradient():
