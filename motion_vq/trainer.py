@@ -41,7 +41,7 @@ class TrainConfig:
     warmup:int = 100          # steps in which the learning rate rises from 0
     cosine:bool = True        # then fall to 1 % by a half cosine; False keeps it
     clip:float = 1.0          # largest norm of the generator's gradient; 0: none
-    foreground:tuple = (4.0, 0.0)  # weight added where the target is not black: at the start, and after four fifths
+    foreground:tuple = (0.0, 0.0)  # weight added where the target is not black: at the start, and after four fifths
     temporal:float = 1.0      # weight of the frame differences
     power:int = 1             # of a pixel's error: 1, or 2
     joints:float = 0.2        # weight of the joints, summed over all that the encoder saw
@@ -61,13 +61,12 @@ class TrainConfig:
 
 # %% ../nbs/11_trainer.ipynb #fb698874
 TRAIN_PRESETS = {
-    "cpu": TrainConfig(),
-    "pixels": TrainConfig(steps=3300),
-    "plain": TrainConfig(steps=3300, optimizer="adamw", lr=1e-3, weight_decay=0.0, foreground=(0.0, 0.0), temporal=0.0, power=2,
-                         gan_weight=0.0),
-    "smoke": TrainConfig(steps=60, batch=4, warmup=5, log_every=5, eval_every=30, eval_clips=8),
+    "cpu": TrainConfig(gan_weight=0.0),
+    "pixels": TrainConfig(steps=3300, foreground=(4.0, 0.0)),
+    "plain": TrainConfig(steps=3300, optimizer="adamw", lr=1e-3, weight_decay=0.0, temporal=0.0, power=2, gan_weight=0.0),
+    "smoke": TrainConfig(steps=60, batch=4, warmup=5, foreground=(4.0, 0.0), log_every=5, eval_every=30, eval_clips=8),
     "paper": TrainConfig(steps=100_000, batch=1, frames=64, size=128, optimizer="adamw", lr=2.25e-5, betas=(0.5, 0.9),
-                         weight_decay=0.0, warmup=0, cosine=False, clip=0.0, foreground=(0.0, 0.0), temporal=0.0,
+                         weight_decay=0.0, warmup=0, cosine=False, clip=0.0, temporal=0.0,
                          gan_weight=0.8, gan_start=0.02, gan_cap=1e4, gan_lr=2.25e-5, log_every=50, eval_every=2000),
 }
 
