@@ -74,6 +74,11 @@ class ModelConfig:
         return int(math.log2(self.compression // self.stem))
 
     @property
+    def smallest(self)->int:
+        "Fewest frames or pixels along a side that the discriminator can judge: every stride halves them, two more layers need 3."
+        return 3 * 2**(len(self.disc_widths) - 1)
+
+    @property
     def grid(self)->tuple:
         "Tokens (f, h, w) of a clip of `frames` and `size`."
         return self.frames // self.compression, self.size // self.compression, self.size // self.compression

@@ -132,10 +132,13 @@ def optimisers(
     return adamw, Muon(by_muon, config.lr, weight_decay=config.weight_decay) if by_muon else None
 
 # %% ../nbs/11_trainer.ipynb #f477350e
-def _check_fit(model, config):
+def _check_fit(name, model, config):
     "Raise a `ConfigError` if clips of this training do not fit the model."
     for size, what in ((config.frames, "frames"), (config.size, "size")):
         check_divisible(size, model.compression, what)
+        if name == "vqgan" and config.gan_weight and size < model.smallest and (what == "size" or model.discriminator == "3d"):
+            raise ConfigError(f"{what} is {size}, and this discriminator of {len(model.disc_widths)} layers needs {model.smallest}: shorten disc_widths, "
+                              "or set gan_weight to 0")
     if model.space == "motion" and (config.frames, config.size) != (model.frames, model.size):
         raise ConfigError(f"the model is made for {model.frames} frames of {model.size} pixels, the clips have "
                           f"{config.frames} of {config.size}: set frames and size of the model to these")
@@ -149,7 +152,7 @@ class _State:
         config:TrainConfig,
         device:str="cpu",   # where to train
     ):
-        _check_fit(model, config)
+        _check_fit(name, model, config)
         self.name, self.config, self.device, self.step = one_of(name, MODELS, "model"), config, device, 0
         self.precision = resolve_precision(config.precision, device)
         self._seed(0)

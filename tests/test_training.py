@@ -14,7 +14,7 @@ from motion_vq import checkpoints, training
 from motion_vq.checkpoints import append_line, load_checkpoint, read_log, save_checkpoint, unpack
 from motion_vq.clips import load_clips
 from motion_vq.core import CheckpointError, ConfigError, DataError
-from motion_vq.networks import preset
+from motion_vq.networks import PatchDiscriminator, preset
 from motion_vq.synthetic import write_dataset
 from motion_vq.trainer import Trainer, foreground_at, lr_at, resolve_precision, train_preset
 from motion_vq.training import evaluate, load_model, predictor, train
@@ -223,6 +223,17 @@ def test_wrong_settings_say_what_is_right():
     with pytest.raises(ConfigError, match="float32"): resolve_precision("float16", "cpu")
     with pytest.raises(ConfigError, match="frames is 12.*8 or 16"): Trainer("vqgan", MODEL, training.configure(CONFIG, frames=12))
     with pytest.raises(ConfigError, match="dvae"): Trainer("vqvae", MODEL, CONFIG)
+
+
+def test_a_clip_too_short_for_the_discriminator_is_named():
+    for widths in ((4, 4), (4, 4, 4), (4, 4, 4, 4)):
+        least = preset("smoke", disc_widths=widths).smallest
+        judge = PatchDiscriminator(1, widths)
+        assert judge(torch.zeros(1, 1, least, least, least)).shape[2:] == (1, 1, 1)
+        with pytest.raises(RuntimeError): judge(torch.zeros(1, 1, least - 1, least, least))
+    model, config = preset("smoke", disc_widths=(4, 4, 4, 4)), train_preset("smoke")
+    with pytest.raises(ConfigError, match="frames is 16.*needs 24"): Trainer("vqgan", model, config)
+    Trainer("dvae", model, config); Trainer("vqgan", model, training.configure(config, gan_weight=0.0))  # nobody judges
 
 
 def test_the_optimiser_is_chosen_by_name():
