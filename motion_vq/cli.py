@@ -17,6 +17,7 @@ from zipfile import BadZipFile, ZipFile
 
 import click
 import numpy as np
+from click.shell_completion import CompletionItem
 
 from . import __version__
 from .core import ConfigError, DataError, exit_status, json_bytes, one_of, read_json, replacing
@@ -131,7 +132,9 @@ def _of_folder(path):    # what a folder holds; None: perhaps a recording
 @click.option("--coder", default="fixed", show_default=True, metavar="NAME", help="How the bits of tokens are counted: fixed, unigram or context.")
 @_json
 def info(path, fps, skeleton, coder, as_json):
-    """Say what a file or folder is: a recording, tokens, a tokenizer, a training run, a data set.
+    """Say what a file or folder is.
+
+    A recording, tokens, a tokenizer, a training run, or a data set.
 
     \b
     motion-vq info walk.npz
@@ -212,7 +215,9 @@ def _save_joints(tokenizer, tokens, out):    # the array's shape
 @click.option("--size", type=int, help="Side of the heatmaps, where tokens describe motion.")
 @_json
 def decode(path, out, model, device, heatmaps, size, as_json):
-    """Tokens to motion: joints in the recording's own unit, place, rate and skeleton; or heatmaps.
+    """Tokens to motion.
+
+    Joints in the recording's own unit, place, rate and skeleton; or heatmaps.
 
     \b
     motion-vq decode walk.safetensors -m runs/3d -o again.npz
@@ -270,7 +275,9 @@ def _write_film(out, pixels, how, fps, columns):
 @click.option("--gap", type=float, default=0.5, show_default=True, help="Seconds that a joint may be unseen.")
 @_json
 def render(path, out, size, person, frames, fps, skeleton, up, gap, as_json):
-    """Draw motion as heatmaps: one view of joints (x, y), three views side by side of joints (x, y, z).
+    """Draw motion as heatmaps.
+
+    One view of joints (x, y), three views side by side of joints (x, y, z).
 
     \b
     motion-vq render walk.npz -o walk.gif
@@ -313,7 +320,9 @@ def _there_and_back(tokenizer, r, up):
 @_up
 @_json
 def evaluate(path, model, device, fps, skeleton, up, as_json):
-    """Judge a model: on the validation windows of a data set (a folder with train/ and validation/), or on recordings.
+    """Judge a model.
+
+    On the validation windows of a data set (a folder with train/ and validation/), or on recordings.
 
     \b
     motion-vq evaluate data/panoptic -m runs/3d --json
@@ -338,7 +347,9 @@ def _report(name):
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A parameter of the report; any number of them.")
 @_json
 def report(name, out, settings, as_json):
-    """Execute a report of nbs/analysis, by name or path. Needs the repository, and pip install 'motion_vq[notebooks]'.
+    """Execute a report of nbs/analysis.
+
+    By name or path; it needs the repository, and pip install 'motion_vq[notebooks]'.
 
     \b
     motion-vq report vqgan_vs_dvae -o report.ipynb --set kind=3d --set out=runs/report
@@ -357,7 +368,7 @@ class HandedOn(click.Command):
     "A verb whose arguments another module reads."
     def __init__(self, name, module, text):
         super().__init__(name, help=text, callback=self._call, add_help_option=False, context_settings=dict(ignore_unknown_options=True, allow_interspersed_args=False),
-                         params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)])
+                         params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED, shell_complete=lambda ctx, param, begun: self.shell_complete(ctx, begun))])
         self.module = f"motion_vq.{module}"
 
     def _call(self, arguments):
@@ -373,13 +384,13 @@ class HandedOn(click.Command):
         return said.getvalue().replace(f"python -m {self.module}", f"motion-vq {self.name}")
 
     def shell_complete(self, ctx, incomplete):
-        "The words of its help that begin so: options, and verbs of its own."
+        "The words of its help that begin so, options and verbs of its own; else files."
         words = set(re.findall(r"--[a-z-]+", said := self._help(["--help"]))) | set(",".join(re.findall(r"\{([a-z,]+)\}", said)).split(","))
-        return [click.shell_completion.CompletionItem(word) for word in sorted(words) if word.startswith(incomplete or "-")]
+        return [CompletionItem(word) for word in sorted(words) if word.startswith(incomplete or "-")] or [CompletionItem(incomplete, type="file")]
 
 
 cli.add_command(HandedOn("train", "training", "Train a tokenizer, or go on with it."))
-cli.add_command(HandedOn("sweep", "sweeps", "Run a report for each point of a grid: sweep run; print the results: sweep table."))
+cli.add_command(HandedOn("sweep", "sweeps", "Run a report for each point of a grid."))
 cli.add_command(HandedOn("download", "download", "Fetch the paper's sequences of CMU Panoptic."))
 
 # %% ../nbs/16_cli.ipynb #606dcab7
