@@ -83,7 +83,7 @@ def save_parquet(
     kinds = dict(name=pa.string(), tokens=pa.list_(pa.list_(pa.int32())), grid=pa.list_(pa.int32()), codebook_size=pa.int64(), frames=pa.int64(), fps=pa.float64(),
                  skeleton=pa.string(), up=pa.string(), placed=pa.list_(pa.list_(pa.int64())), model=pa.string(), sha256=pa.string())
     table = pa.table({name: pa.array([row[name] for row in rows], kind) for name, kind in kinds.items()})
-    table = table.replace_schema_metadata({"motion_vq": orjson.dumps(dict(format=PARQUET, version=__version__)).decode()})
+    table = table.replace_schema_metadata({"motion_vq": orjson.dumps(dict(format=PARQUET, version=__version__, sha256=sha256_json([row["sha256"] for row in rows]))).decode()})
     with replacing(path) as part: pq.write_table(table, part, write_page_checksum=True)
 
 
@@ -94,12 +94,14 @@ def load_parquet(
     with needs_extra("parquet"): import pyarrow as pa; import pyarrow.parquet as pq
     try:
         with open(path, "rb") as file: table = pq.read_table(file, page_checksum_verification=True)
-        said = orjson.loads((table.schema.metadata or {})[b"motion_vq"])["format"]
+        said = orjson.loads((table.schema.metadata or {})[b"motion_vq"])
+        kind, whole = said["format"], said["sha256"]
         rows = table.to_pylist()
         found = [(dict(indices=np.array(row.pop("tokens"), np.int64).reshape(-1, *row.pop("grid")), placed=np.array(row.pop("placed"), np.int64)), row.pop("sha256"), row)
                  for row in rows]
     except FileNotFoundError: raise DataError(f"{path}: no such file") from None
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError, AttributeError) as e:
         raise DataError(f"{path}: no exported tokens, or damaged ones ({str(e).strip() or type(e).__name__})") from None
-    if said != PARQUET: raise DataError(f"{path}: of another format than {PARQUET!r}: export the tokens with this version of motion_vq")
+    if kind != PARQUET: raise DataError(f"{path}: of another format than {PARQUET!r}: export the tokens with this version of motion_vq")
+    if sha256_json([digest for _, digest, _ in found]) != whole: raise DataError(f"{path}: altered since it was written: export the tokens again")
     return [_whole(arrays, row, digest, f"{path}, row {i}") for i, (arrays, digest, row) in enumerate(found)]

@@ -150,7 +150,7 @@ def test_a_long_recording_costs_no_more_memory(tmp_path, made, monkeypatch):
     monkeypatch.setattr(tokens_module, "window_tokens", lambda model, clip, size: np.zeros((2, 4, 4), np.int64))
     monkeypatch.setattr(tokens_module, "window_joints", lambda model, indices: np.zeros((16, 19, 3), np.float32))
     def peak(frames):
-        np.save(tmp_path/"long.npy", np.resize(WALK, (frames, 19, 3)))
+        np.save(tmp_path/"long.npy", np.resize(WALK, (frames, 19, 3)).astype(np.float32))
         tracemalloc.start()
         tokens = made["3d"].encode(read_array(tmp_path/"long.npy", fps=30))
         for _ in made["3d"].pieces(tokens): pass
