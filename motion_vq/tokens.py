@@ -331,7 +331,7 @@ class Tokenizer(Pretrained):
         indices = self._on_device(tokens)
         with tqdm(total=n, desc="decode", unit="window", disable=not progress) as bar:
             for i in range(0, n, AT_ONCE):
-                low, high, end = max(0, i - 2), min(n, i + AT_ONCE + 2), min(n, i + AT_ONCE)
+                low, high, end = max(0, i - 1), min(n, i + AT_ONCE + 1), min(n, i + AT_ONCE)
                 made = {j: made[j] if j in made else window_joints(self.model, indices[j]) for j in range(low, high)}    # neighbours bend each other
                 x = meet(from_box([made[j] for j in range(low, high)], tokens.placed[low:high], self.size), self.overlap)
                 x = blend(x, hop * (high - low - 1) + self.frames, self.overlap)[hop * (i - low):]
