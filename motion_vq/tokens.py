@@ -293,7 +293,7 @@ class Tokenizer(Pretrained):
             return torch.as_tensor(render(fit(joints, size).astype(np.float32), size, **how))
         if size != self.size: raise ConfigError(f"size is {size}: the tokens of this model describe pixels, {self.size} on a side")
         self._check(tokens)
-        windows = [window_maps(self.model, i) for i in tqdm(self._on_device(tokens), desc="decode", unit="window", disable=not progress)]
+        windows = np.stack([window_maps(self.model, i) for i in tqdm(self._on_device(tokens), desc="decode", unit="window", disable=not progress)])
         return torch.from_numpy(blend(windows, self._frames_of(tokens.frames, tokens.fps), self.overlap).astype(np.float32)).transpose(0, 1)
 
     def _frames_of(self, frames, fps): return max(1, round((frames - 1) * self.fps / fps) + 1)    # at the model's rate
