@@ -22,9 +22,10 @@ setup(
     license="Apache-2.0",
     keywords=cfg["keywords"],
     packages=find_packages(include=["motion_vq", "motion_vq.*"]),
+    package_data={cfg["lib_name"]: ["py.typed"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
-    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("dev", "notebooks", "dask")},
+    extras_require={name: cfg[f"{name}_requirements"].split() for name in ("dev", "notebooks", "dask", "parquet")},
     entry_points={
         "console_scripts": cfg.get("console_scripts", "").split(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_name']}._modidx:d"],
@@ -35,7 +36,8 @@ setup(
         "Intended Audience :: Science/Research",
         "Natural Language :: English",
         "Programming Language :: Python :: 3 :: Only",
-        "Programming Language :: Python :: 3.11",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+        "Typing :: Typed",
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
 )

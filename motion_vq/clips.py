@@ -158,11 +158,11 @@ def data_sha256(
     for s in sorted(sequences, key=lambda s: s.name):
         h.update(s.name.encode())
         for t in s.tracks:
-            h.update(np.int64([t.person, t.start, len(t.joints)]).tobytes())
+            h.update(np.array([t.person, t.start, len(t.joints)], np.int64).tobytes())
             h.update(np.ascontiguousarray(t.joints, np.float32).tobytes())
             h.update(np.ascontiguousarray(t.confidence, np.float32).tobytes())
         for node, c in sorted(s.cameras.items()):
-            h.update(np.float64([node, *c.K.ravel(), *c.dist, *c.R.ravel(), *c.t, *c.resolution]).tobytes())
+            h.update(np.array([node, *c.K.ravel(), *c.dist, *c.R.ravel(), *c.t, *c.resolution], np.float64).tobytes())
     return h.hexdigest()
 
 

@@ -113,7 +113,10 @@ def sha256_file(
     path,  # file to hash
 )->str:    # 64 hexadecimal digits
     "SHA-256 of a file's bytes, read in blocks."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    h = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(2**20): h.update(block)
+    return h.hexdigest()
 
 
 def sha256_json(

@@ -63,7 +63,7 @@ def film(
     clips = {label: _array(clip) for label, clip in clips.items()}
     if len(shapes := {clip.shape for clip in clips.values()}) != 1: raise ConfigError(f"the clips of a film differ in shape: {shapes}")
     (first, target), *_ = clips.items()
-    rows = []
+    rows:list = []
     for label, clip in clips.items():
         rows.append((label, clip, dict(vmin=0, vmax=1)))
         if differences and label != first: rows.append((f"{label} - {first}", clip - target, dict(cmap="RdBu_r", vmin=-1, vmax=1)))

@@ -109,6 +109,7 @@ def test_library_is_the_export_of_the_notebooks(tmp_path):
     subprocess.run([sys.executable, "-c", "from nbdev.doclinks import nbdev_export; nbdev_export()"],
                    cwd=tmp_path, env=env, check=True)
     fresh, stored = files(tmp_path / "motion_vq"), files(LIB)
+    assert stored.pop("py.typed") == b"", "an empty file that says that the package has types; no notebook makes it"
     assert sorted(fresh) == sorted(stored), "motion_vq/ lacks modules, or has some that no notebook makes"
     assert [name for name in fresh if fresh[name] != stored[name]] == [], "run `make export`, or `nbdev_update` if a .py was edited"
 

@@ -2,17 +2,20 @@
 import hashlib
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from motion_vq import tokens as tokens_module
 from motion_vq.clips import load_clips
 from motion_vq.core import CheckpointError, ConfigError, DataError, MotionVQError
+from motion_vq.entropy import sizes
 from motion_vq.joint_errors import mpjpe
 from motion_vq.networks import preset
-from motion_vq.recordings import Recording
+from motion_vq.recordings import Recording, read_array
 from motion_vq.skeletons import COCO17, H36M17, PANOPTIC19, convert
 from motion_vq.synthetic import motion, write_dataset
 from motion_vq.tokens import UP, Tokenizer, Tokens, load_tokens, upright
@@ -125,10 +128,56 @@ def test_windows_do_not_depend_on_their_company(tokenizer):
     assert np.array_equal(tokenizer.joints(long)[:35], tokenizer.joints(short)[:35]), "up to the middle of the last one"
 
 
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_how_much_is_in_memory_makes_no_difference(made, monkeypatch, at_once):
+    "Windows a few at a time, or all at once: the same tokens and joints to the last bit, with gaps, another rate, and one box for a model of pixels."
+    seen = motion("gait", 200, seed=3, fps=50)
+    seen[20:38, 5] = np.nan; seen[:7, 8] = np.nan; seen[-9:, 0] = np.nan
+    torch.manual_seed(0)
+    for t in (made["3d"], Tokenizer(VQGAN(preset("smoke", "3d")), frames=16, size=32)):
+        monkeypatch.setattr(tokens_module, "AT_ONCE", 10_000)
+        whole = t.encode(seen, 50)
+        joints = t.joints(whole) if t.model.motion else None
+        monkeypatch.setattr(tokens_module, "AT_ONCE", at_once)
+        piece = t.encode(seen, 50)
+        assert np.array_equal(piece.indices, whole.indices) and np.array_equal(piece.placed, whole.placed) and len(whole.indices) == 9
+        if joints is not None: assert np.array_equal(t.joints(piece), joints) and len(list(t.pieces(piece))) >= 9 / at_once
+
+
+def test_a_long_recording_costs_no_more_memory(tmp_path, made, monkeypatch):
+    "Of NumPy's, at its peak while encoding a file, and decoding piece by piece: ten times the length, less than twice the memory."
+    monkeypatch.setattr(tokens_module, "AT_ONCE", 8)
+    monkeypatch.setattr(tokens_module, "window_tokens", lambda model, clip, size: np.zeros((2, 4, 4), np.int64))
+    monkeypatch.setattr(tokens_module, "window_joints", lambda model, indices: np.zeros((16, 19, 3), np.float32))
+    def peak(frames):
+        np.save(tmp_path/"long.npy", np.resize(WALK, (frames, 19, 3)).astype(np.float32))
+        tracemalloc.start()
+        tokens = made["3d"].encode(read_array(tmp_path/"long.npy", fps=30))
+        for _ in made["3d"].pieces(tokens): pass
+        try: return tracemalloc.get_traced_memory()[1]
+        finally: tracemalloc.stop()
+    peak(100)
+    short, long = peak(600), peak(6000)
+    assert long < 6000 * 19 * 3 * 4 and long < 3 * short, (short, long)
+
+
+def test_a_run_is_a_tokenizer(tmp_path, made):
+    from motion_vq.trainer import train_preset
+    from motion_vq.training import train
+    train_clips, validation, _ = load_clips(write_dataset(tmp_path/"people", train=2, validation=2, frames=40, seed=0), "2d", 16, 32)
+    run = train("vqgan", preset("smoke", "2d"), train_preset("smoke", steps=1, batch=2, eval_every=1), train_clips, validation, tmp_path/"run", progress=False)
+    t = Tokenizer.from_run(tmp_path/"run")
+    assert (t.frames, t.size, t.dims, t.name) == (16, 32, 2, "vqgan") and t.model_id == Tokenizer(run.tokenizer).model_id
+    with pytest.raises(CheckpointError, match="best.json"): Tokenizer.from_run(tmp_path/"people")
+
+
 def test_bits_are_counted_exactly(tokenizer, tokens):
     b = tokens.bits()
     assert tokens.indices.shape == (7, 2, 4, 4) and b["tokens"] == 7 * 32 * 6 and b["total"] == b["tokens"] + b["placing"]
     assert b["per_second"] == b["total"] / 3
+    for coder in ("unigram", "context"): assert tokens.bits(coder)["tokens"] == sizes(tokens.indices, 64)[coder] == tokens.bits(coder)["total"] - b["placing"]
+    assert tokens.bits("context", training=[tokens.indices])["tokens"] < 0.8 * b["tokens"], "tokens that are known cost little"
+    with pytest.raises(ConfigError, match="coder"): tokens.bits("zip")
 
 
 # --- what is refused ---

@@ -3,6 +3,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+PYTHON = "3.11"    # the one that constraints.txt was made on; the library itself needs settings.ini's min_python
 
 
 def render() -> str:
@@ -16,7 +17,7 @@ def render() -> str:
         "channels:",
         "  - conda-forge",
         "dependencies:",
-        f"  - python={cfg['min_python']}",
+        f"  - python={PYTHON}",
         "  - pip",
         "  - pip:",
     ]
