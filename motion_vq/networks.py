@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['CHANNELS', 'QUANTIZER_NAMES', 'PRESETS', 'ModelConfig', 'configure', 'check_divisible', 'norm', 'ResBlock',
-           'SelfAttention', 'fold', 'unfold', 'stage', 'middle', 'end_conv', 'Encoder', 'Refine', 'Upsample', 'Decoder',
-           'PlainEncoder', 'PlainDecoder', 'PatchDiscriminator', 'preset']
+           'SelfAttention', 'fold', 'unfold', 'stage', 'middle', 'end_conv', 'run', 'Encoder', 'Refine', 'Upsample',
+           'doubling', 'Decoder', 'PlainEncoder', 'PlainDecoder', 'PatchDiscriminator', 'preset']
 
 # %% ../nbs/07_networks.ipynb #201a2c53
 import math
 from dataclasses import dataclass, fields, replace
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from .core import ConfigError, one_of
 
@@ -48,6 +50,7 @@ class ModelConfig:
     blocks:tuple = (2, 3)         # residual blocks a stage: encoder, decoder
     attention:tuple = (3, 4)      # encoder stages with self-attention after each block
     decoder_attention:tuple = (0, 1)  # decoder stages with the same
+    checkpointing:bool = False    # keep only what enters each layer, and compute the rest again: less memory, more time
     disc_widths:tuple = (64, 128, 256, 512)  # discriminator: a stride-2 conv each, but for the last
     discriminator:str = "3d"      # "3d": judges blocks of space and time; "2d+t": one judges frames, another movement
 
@@ -208,6 +211,18 @@ def end_conv(
     return nn.Conv3d(c_in, c_out, side, padding=side // 2)
 
 
+def run(
+    layers:nn.Sequential,  # of an encoder or a decoder
+    x:Tensor,              # what the first one takes
+    checkpointing:bool,    # compute what happens inside a layer again in the backward pass?
+)->Tensor:                 # what the last one gives
+    "Layer by layer; with checkpointing only what enters each is kept for the backward pass."
+    for layer in layers:
+        recomputed = checkpointing and torch.is_grad_enabled()
+        x = checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False) if recomputed else layer(x)
+    return x
+
+
 class Encoder(nn.Module):
     "Clip to latents."
     def __init__(self,
@@ -216,7 +231,7 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         c, widths = config, config.widths
-        self.stem, layers = c.stem, []
+        self.stem, self.checkpointing, layers = c.stem, c.checkpointing, []
         self.first = end_conv(CHANNELS[c.kind][0] * c.stem**3, widths[0], c.stem)
         for i, width in enumerate(widths):
             layers += stage(widths[max(i - 1, 0)], width, c.blocks[0], i in c.attention)
@@ -230,7 +245,8 @@ class Encoder(nn.Module):
     )->Tensor:     # (B, out_channels, F/c, H/c, W/c), c the compression
         "Encode."
         h = self.first(fold(x, self.stem))
-        return self.layers(h) if self.shortcut is None else self.layers(h) + self.shortcut(h)
+        z = run(self.layers, h, self.checkpointing)
+        return z if self.shortcut is None else z + self.shortcut(h)
 
 # %% ../nbs/07_networks.ipynb #cb20d0c6
 class Refine(nn.Module):
@@ -250,7 +266,7 @@ class Refine(nn.Module):
         "Mend the seams."
         return y + unfold(self.last(F.silu(self.first(fold(y, 2)))), 2)
 
-# %% ../nbs/07_networks.ipynb #8850573d
+# %% ../nbs/07_networks.ipynb #d8e39f48
 class Upsample(nn.Module):
     "Nearest-neighbour doubling of time, height and width, then a convolution."
     def __init__(self,
@@ -262,10 +278,20 @@ class Upsample(nn.Module):
     def forward(self,
         x:Tensor,  # (B, C, f, h, w)
     )->Tensor:     # (B, C, 2f, 2h, 2w)
-        "Double."
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+        "Both at once."
+        return F.conv_transpose3d(x, doubling(self.conv.weight), self.conv.bias, stride=2, padding=1)
 
 
+def doubling(
+    weight:Tensor,  # (C_out, C_in, 3, 3, 3) of a convolution
+)->Tensor:          # (C_in, C_out, 4, 4, 4) of a transposed convolution of stride 2
+    "The kernel that doubles and convolves: each weight summed with its neighbours, turned about."
+    for axis in (2, 3, 4):
+        zeros = torch.zeros_like(weight.narrow(axis, 0, 1))
+        weight = torch.cat([weight, zeros], axis) + torch.cat([zeros, weight], axis)
+    return weight.flip(2, 3, 4).transpose(0, 1)
+
+# %% ../nbs/07_networks.ipynb #cfaddf67
 class Decoder(nn.Module):
     "Latents to clip."
     def __init__(self,
@@ -281,7 +307,7 @@ class Decoder(nn.Module):
             if i in doubled: layers.append(Upsample(width))
         channels, side = CHANNELS[c.kind][1] * c.stem**3, 2**c.halvings
         layers += [norm(width), nn.SiLU(), end_conv(width, channels, c.stem)]
-        self.stem, self.layers = c.stem, nn.Sequential(*layers)
+        self.stem, self.checkpointing, self.layers = c.stem, c.checkpointing, nn.Sequential(*layers)
         self.shortcut = nn.ConvTranspose3d(in_channels, channels, side, stride=side) if c.shortcut else None
         self.refine = Refine(CHANNELS[c.kind][1], c.refine) if c.refine else None
 
@@ -289,8 +315,8 @@ class Decoder(nn.Module):
         z:Tensor,  # (B, in_channels, f, h, w) codes
     )->Tensor:     # (B, C, F, H, W); unbounded: clip to [0, 1] to look at it
         "Decode."
-        h = self.layers(z) if self.shortcut is None else self.layers(z) + self.shortcut(z)
-        y = unfold(h, self.stem)
+        h = run(self.layers, z, self.checkpointing)
+        y = unfold(h if self.shortcut is None else h + self.shortcut(z), self.stem)
         return y if self.refine is None else self.refine(y)
 
     @property

@@ -197,7 +197,8 @@ def test_a_process_ends_with_its_status_and_keeps_the_streams_apart(here):
 def test_an_interrupt_ends_with_130_and_leaves_nothing(here, tmp_path):
     "The recording is a pipe into which nothing is written: the process waits for it, and is interrupted there."
     os.mkfifo(tmp_path/"pipe.json")
-    process = subprocess.Popen([*COMMAND, "encode", tmp_path/"pipe.json", "--fps", "30", "-m", here/"run", "-o", tmp_path/"t.npz"], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([*COMMAND, "encode", tmp_path/"pipe.json", "--fps", "30", "-m", here/"run", "-o", tmp_path/"t.npz"], stderr=subprocess.PIPE, text=True,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))    # a shell's background jobs inherit that it is ignored
     with open(tmp_path/"pipe.json", "w"):    # returns when the process reads
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
