@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'STYLE', 'WORDS', 'SIDES', 'style', 'save', 'film', 'token_map', 'usage_curve', 'colours',
-           'enlarged', 'titled', 'joined', 'pixels', 'png', 'side_of', 'skeletons', 'turned', 'gif', 'animation']
+           'enlarged', 'titled', 'joined', 'pixels', 'png', 'shown', 'side_of', 'skeletons', 'turned', 'gif',
+           'animation']
 
 # %% ../nbs/14_plots.ipynb #707b7c6b
 from base64 import b64encode
@@ -180,12 +181,21 @@ def pixels(
 
 def png(
     picture:np.ndarray,  # (H, W, 3) uint8
+    level:int=1,         # 1: fast, 9: small
 )->bytes:                # of a PNG file
-    "A picture as a file; fast rather than small."
+    "A picture as a file."
     with needs_extra("notebooks"): from PIL import Image
     file = BytesIO()
-    Image.fromarray(picture).save(file, "PNG", compress_level=1)
+    Image.fromarray(picture).save(file, "PNG", compress_level=level)
     return file.getvalue()
+
+
+def shown(
+    picture:np.ndarray,  # (H, W, 3) uint8
+):                       # what a notebook shows: an `IPython.display.Image`
+    "A picture inside a notebook's cell."
+    with needs_extra("notebooks"): from IPython.display import Image
+    return Image(png(picture, 9))
 
 # %% ../nbs/14_plots.ipynb #8c05099b
 SIDES = {"left": "#0072B2", "right": "#D55E00", "middle": "#555555"}
