@@ -18,7 +18,7 @@ from .cache import cache_folder
 from .clips import Clips, clip_maps
 from .core import CheckpointError, DataError, needs_extra, read_json
 from .drawing import planes
-from .explore import Explorer, choice, player, slider, widgets
+from .explore import Explorer, choice, label_of, player, slider, widgets
 from .frame_errors import frame_series
 from .panoptic import read_split
 from .plots import COLOURS, colours, enlarged, joined, pixels, skeletons, style, titled
@@ -51,7 +51,7 @@ def finished_runs(
         try: m, t, name, step = meta["model"], meta["config"], meta["name"], meta["step"]
         except (KeyError, TypeError): continue    # another's file of this name
         if step < t["steps"] or m["quantizer"] == "none" and name == "vqgan": continue
-        found.append(Finished(path, path.parent.relative_to(folder).as_posix(), m["kind"], name, m["compression"], m["codebook_size"], t["frames"], t["size"]))
+        found.append(Finished(path, label_of(path.parent, folder), m["kind"], name, m["compression"], m["codebook_size"], t["frames"], t["size"]))
     if not found: raise DataError(f"{folder}: holds no finished run: train one, or name the folder of a sweep")
     return sorted(found, key=lambda r: ([str(getattr(r, a)).rjust(9) for a in AXES], r.label))
 
@@ -151,7 +151,7 @@ def reconstruction_picture(
             n = shown.shape[0] // target.shape[-1]
             shown = skeletons((clip.joints[c, frame][None] + 0.5) * n - 0.5, len(shown), shown[None], width=0.8)[0]
         row = [shown, enlarged(colours(prediction[c]), side), enlarged(colours(prediction[c] - target[c], difference=True), side)]
-        words = ("target, and the decoded joints" if joints and clip.joints is not None else "target", "reconstruction", "too much red, missing blue")
+        words = ("target, and the decoded joints" if joints and clip.joints is not None else "target", "reconstruction", "red: too much, blue: missing")
         rows.append(joined(titled(p, w) for p, w in zip(row, words)) if c == 0 else joined(row))
     strip = joined(rows, axis=0)
     return joined([strip, numbers_picture(clip, frame, max(strip.shape[1], 576) / 80)], axis=0)

@@ -140,7 +140,7 @@ def token_picture(
     mark = lambda p: outlined(p, *(slice(s.start * n, s.stop * n) for s in block[1:])) if block and block[0].start <= frame < block[0].stop else p
     for c in range(len(before)):
         row = [mark(enlarged(p, side)) for p in (colours(before[c]), colours(after[c]), colours(after[c] - before[c], difference=True))]
-        titles = (names[0], names[1], "more red, less blue")
+        titles = (names[0], names[1], "red: more, blue: less")
         rows.append(joined(titled(p, t) for p, t in zip(row, titles)) if c == 0 else joined(row))
     others = [titled(enlarged(colours(clip[0, frame]), side // 2), name) for clip, name in zip(decoded[2:], names[2:])]
     return joined([*rows, joined(others)], axis=0)

@@ -65,6 +65,7 @@ def lab(place, tmp_path_factory):
         port = s.getsockname()[1]
     env = {f"JUPYTER{name}_DIR": str(home/name) for name in ("_CONFIG", "_DATA", "_RUNTIME", "LAB_WORKSPACES", "LAB_SETTINGS")}
     write_json(home/"LAB_SETTINGS"/"@jupyterlab"/"apputils-extension"/"notification.jupyterlab-settings", dict(fetchNews="false", checkForUpdates=False))
+    write_json(home/"LAB_SETTINGS"/"@jupyterlab"/"notebook-extension"/"tracker.jupyterlab-settings", dict(windowingMode="none"))    # all cells are there
     command = ["-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=t",
                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", f"--ServerApp.root_dir={place}"]
     with open(home/"log", "wb") as log:
@@ -142,7 +143,7 @@ class Notebook:
 
     def redraw_seconds(self):
         "What the last cell measured: the kernel's own time for a redraw at the default size."
-        return float(self.page.locator("text=/^a redraw takes/").last.inner_text().split()[3])
+        return float(self.page.locator("text=/^a redraw takes/").last.text_content().split()[3])
 
     def done(self):
         if SHOW:

@@ -235,7 +235,7 @@ def test_a_run_is_read_while_it_goes_on(tmp_path):
     assert "stopped" in explorer.words.value
     append_line(tmp_path/"log.jsonl", dict(step=0, start=dict(pid=1, steps=5)))
     explorer.refresh.click()
-    assert set(explorer.controls["run"].options) == {"a", "."} and explorer.controls["run"].value == "a"
+    assert set(explorer.controls["run"].options) == {"a", "this folder"} and explorer.controls["run"].value == "a"
 
 
 def write_sweep(folder):
@@ -259,13 +259,14 @@ def test_a_sweep_is_filtered_and_a_report_opened(tmp_path):
     explorer = explore_sweep(write_sweep(tmp_path/"sweep"))
     c = explorer.controls
     assert (c["x"].value, c["y"].value) == ("bits_per_second", "ssim_skill") and explorer.words.value.count("<tr") == 1 + 3
+    assert all(control.index is not None for control in c.values() if hasattr(control, "index")), "something is chosen everywhere"
     c["model"].value = "dvae"
     assert explorer.words.value.count("<tr") == 1 + 1 and "<iframe" not in explorer.words.value
     c["report"].value = True
     assert "Report of dvae &amp;amp; 64" in explorer.words.value and "secret_code" not in explorer.words.value
     c["codebook_size"].value = 16
     assert "no point is left" in explorer.words.value
-    c["model"].value = None
+    c["model"].value = "any"
     assert "Report of vqgan &amp;amp; 16" in explorer.words.value
 
 
