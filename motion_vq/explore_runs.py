@@ -90,11 +90,12 @@ def varying(
 
 def scores(
     rows:list,   # from `sweeps.rows`
-)->list:         # names of what the reports found and is a number in every row, as in `ssim_skill`
+)->list:         # names of what the reports found, a number in every row and not always the same, as in `ssim_skill`
     "What can stand on an axis."
     is_number = lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and np.isfinite(v)
     shared = [n for n in rows[0] if all(is_number(row.get(n)) for row in rows)] if rows else []
-    return [n for n in shared if any(isinstance(row[n], float) for row in rows) and not n.startswith("intervals.")]
+    return [n for n in shared if any(isinstance(row[n], float) for row in rows) and not n.startswith("intervals.")
+            and (len(rows) == 1 or len({row[n] for row in rows}) > 1)]
 
 
 ANY = "any"    # of a filter that is open

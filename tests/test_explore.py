@@ -50,15 +50,17 @@ def runs(people):
 # --- pictures ---
 
 def test_a_joint_is_where_arithmetic_puts_it():
-    "A nose 90 cm above everything else: 0.9 * 64 pixels for 90 cm, the middle of both at 31.5."
+    "A nose 90 cm above everything else and 30 cm to the right: 0.9 * 64 pixels for 90 cm, the middle of both at 31.5."
     joints = np.zeros((1, 19, 3))
-    joints[0, NOSE] = 0, -90, 0
-    picture = pose_picture(joints, {}, 0, "tri-plane", size=64, draw="joints", side=64)[-64:, -64:]    # along z, not enlarged
-    value = lambda x, y: np.exp(-((x - 31.5)**2 + (y - (31.5 - 0.45 * 64))**2) / (2 * 0.75**2))
+    joints[0, NOSE] = 30, -90, 0
+    picture = pose_picture(joints, {}, 0, "tri-plane", size=64, draw="joints", side=64)
+    maps, x0, y0 = picture[-64:, -64:], 31.5 + 0.64 * 15, 31.5 - 0.64 * 45    # along z, not enlarged
+    value = lambda x, y: np.exp(-((x - x0)**2 + (y - y0)**2) / (2 * 0.75**2))
     table = (colormaps["magma"](np.arange(256))[:, :3] * 255).round()
-    for x, y in ((31, 3), (32, 3), (31, 2), (33, 3), (31, 5)):
-        assert (np.abs(picture[y, x] - table[round(255 * value(x, y))]) <= 3).all(), (x, y)
-    assert (picture[10:50] == table[0]).all()
+    for x, y in ((41, 3), (42, 3), (41, 2), (40, 3), (41, 4)): assert (np.abs(maps[y, x] - table[round(255 * value(x, y))]) <= 3).all(), (x, y)
+    assert (maps[10:50] == table[0]).all()
+    along_x, along_z = picture[18:82, :64].min(-1), picture[18:82, -64:].min(-1)    # the skeletons above
+    assert along_z[3, 41] < 200 and along_z[3, 32] == 255 and along_x[3, 32] < 200 and along_x[3, 41] == 255
 
 
 def test_a_limb_has_the_colour_of_its_side():
