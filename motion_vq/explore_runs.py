@@ -163,7 +163,7 @@ def explore_sweep(
     if not rows: raise DataError(f"{folder}: none of its points is done: run the sweep")
     names, axes = varying(rows), scores(rows)
     filters = {n: choice([ANY, *values], n, width=220) for n, values in names.items()}
-    x = choice(axes, "across", "bits_per_second" if "bits_per_second" in axes else axes[-1])
+    x = choice(axes, "across", next((n for n in ("bits_per_second", "tde") if n in axes), axes[0]))
     y = choice(axes, "up", "ssim_skill" if "ssim_skill" in axes else axes[0])
     by = choice(["nothing", *names], "colour", next(iter(names), None), 200)
     point, report = choice([""], "point", width=420), w.ToggleButton(False, description="open its report", icon="file")

@@ -27,6 +27,7 @@ SHOW = os.environ.get("MOTION_VQ_SCREENSHOTS")    # a folder for pictures of wha
 WAIT = 600_000                                    # milliseconds that anything may take on a busy machine
 IMAGE = ".jp-OutputArea-output .widget-image"
 WORDS = ".jp-OutputArea-output .widget-vbox > .widget-html"
+FAILED = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.error'], .jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']"
 TIMED = "import timeit; print('a redraw takes', sorted(timeit.repeat({}.redraw, number=1, repeat=9))[4], 's')"
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed: apt-get install chromium")
@@ -109,14 +110,15 @@ class Notebook:
         self.page.click(".lm-Menu-itemLabel:text-is('Run All Cells')")
 
     def ran(self):
-        "Wait until the last cell has run; it is there once every cell has a number, and none has a star."
-        self.page.wait_for_function("""() => {
+        "Wait until every cell has a number and none a star, or one has failed."
+        self.page.wait_for_function("""failed => {
+            if (document.querySelector(failed)) return true;
             const cells = [...document.querySelectorAll('.jp-CodeCell')].filter(c => c.querySelector('.cm-content')?.innerText.trim());
             return cells.length > 4 && cells.every(c => /\\[\\d+\\]/.test(c.querySelector('.jp-InputPrompt')?.innerText));
-        }""")
+        }""", arg=FAILED)
+        failed = self.page.locator(FAILED)
+        assert failed.count() == 0, failed.first.inner_text()
         self.page.wait_for_selector(f"{IMAGE} >> nth=0")
-        errors = self.page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error'], .jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']")
-        assert errors.count() == 0, errors.first.inner_text()
 
     def picture(self, nth=0):
         "A digest of the bytes that the browser shows."
