@@ -1,4 +1,4 @@
-"""Every notebook is executed: those of the library by nbdev, whose flags hold, the reports by papermill with their defaults."""
+"""Every notebook is executed: those of the library by nbdev, whose flags hold, reports and explorers by papermill with their defaults."""
 import os
 import re
 import subprocess
@@ -27,7 +27,7 @@ def find():
 
 
 ALL = sorted(find())
-REPORTS = [path for path in ALL if path.is_relative_to("nbs/analysis")]
+REPORTS = [path for path in ALL if path.is_relative_to("nbs/analysis") or path.is_relative_to("nbs/explore")]
 LIBRARY = [path for path in ALL if path not in REPORTS]
 
 NBDEV = """

@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 NBS, LIB = ROOT / "nbs", ROOT / "motion_vq"
 NOTEBOOKS = sorted(path for path in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
-REPORTS = [path for path in NOTEBOOKS if path.is_relative_to(NBS / "analysis")]
+REPORTS = [path for path in NOTEBOOKS if path.is_relative_to(NBS / "analysis") or path.is_relative_to(NBS / "explore")]
 MODULES = sorted(path for path in LIB.rglob("*.py") if path.name not in ("__init__.py", "_modidx.py"))
 
 config = ConfigParser(delimiters=["="], interpolation=None)
