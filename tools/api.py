@@ -1,0 +1,84 @@
+"""What a module offers, as MyST directives: for each function and class its signature and a table of its parameters, from docments."""
+import ast
+import importlib
+import re
+
+from fastcore.docments import docments, empty
+
+from motion_vq._modidx import d as INDEX
+
+
+def names(module: str) -> list[str]:
+    "The public functions, classes and methods of `motion_vq.MODULE`, as `Tokenizer` and `Tokenizer.encode`, in the order of the source."
+    found = (symbol.removeprefix(f"motion_vq.{module}.") for symbol in INDEX["syms"].get(f"motion_vq.{module}", {}))
+    public = {name for name in found if not any(part.startswith("_") for part in name.split("."))}
+    return [name for name in _trees(module) if name in public]
+
+
+def _trees(module):
+    "The functions and classes of a module and their syntax trees, by name."
+    with open(importlib.import_module(f"motion_vq.{module}").__file__, encoding="utf-8") as file: tree = ast.parse(file.read())
+    found = {}
+    for node in tree.body:
+        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)): continue
+        found[node.name] = node
+        if isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{inner.name}": inner for inner in node.body if isinstance(inner, ast.FunctionDef)}
+    return found
+
+
+def _parameters(node):
+    "(name, type, default) of each parameter of a function, or field of a class without `__init__`; texts, empty where there is none."
+    text = lambda part: "" if part is None else ast.unparse(part)
+    if isinstance(node, ast.ClassDef):
+        return [(field.target.id, text(field.annotation), text(field.value)) for field in node.body
+                if isinstance(field, ast.AnnAssign) and not field.target.id.startswith("_")]
+    args = node.args
+    plain = args.posonlyargs + args.args
+    given = [None] * (len(plain) - len(args.defaults)) + args.defaults
+    rows = [(a.arg, text(a.annotation), text(default)) for a, default in zip(plain, given)]
+    if args.vararg: rows.append((f"*{args.vararg.arg}", text(args.vararg.annotation), ""))
+    rows += [(a.arg, text(a.annotation), text(default)) for a, default in zip(args.kwonlyargs, args.kw_defaults)]
+    if args.kwarg: rows.append((f"**{args.kwarg.arg}", text(args.kwarg.annotation), ""))
+    return rows if not rows or rows[0][0] not in ("self", "cls") else rows[1:]
+
+
+def _comments(thing):
+    "What docments says of each parameter, and of what is returned."
+    said = {name: " ".join((found.docment or "").split()) for name, found in docments(thing, full=True).items()}
+    return said
+
+
+def plain(text: str) -> str:
+    "Text for a cell of a Markdown table: code stays code, everything else is taken literally."
+    parts = re.split(r"(`[^`]+`)", text)
+    return "".join(re.sub(r"([\\*_<>\[\]{}$|~^#])", r"\\\1", part) if i % 2 == 0 else part.replace("|", r"\|") for i, part in enumerate(parts))
+
+
+def _code(text): return f"`{text}`".replace("|", r"\|") if text else ""
+
+
+def _entry(module, name, trees):
+    "The directive of one name: signature, sentence, table."
+    node, thing = trees[name], importlib.import_module(f"motion_vq.{module}")
+    for part in name.split("."): thing = getattr(thing, part)
+    is_class = isinstance(node, ast.ClassDef)
+    called = trees.get(f"{name}.__init__", node) if is_class else node
+    rows, returned = _parameters(called), getattr(called, "returns", None)
+    prop = any(isinstance(d, ast.Name) and d.id == "property" for d in getattr(node, "decorator_list", []))
+    said = {} if prop else _comments(thing)
+    kind = "property" if prop else "class" if is_class else "method" if "." in name else "function"
+    signature = ", ".join(a + (f": {t}" if t else "") + (f" = {v}" if v and t else f"={v}" if v else "") for a, t, v in rows)
+    head = name if prop else f"{name}({signature})" + (f" -> {ast.unparse(returned)}" if returned is not None else "")
+    lines = [f"```{{py:{kind}}} {head}", f":module: motion_vq.{module}", "", plain(ast.get_docstring(node) or ""), ""]
+    table = [(_code(a), _code(t), _code(v), plain(said.get(a.lstrip("*"), ""))) for a, t, v in rows]
+    if said.get("return"): table.append(("*returns*", _code(ast.unparse(returned) if returned is not None else ""), "", plain(said["return"])))
+    if table: lines += ["| parameter | type | default | what it is |", "|:--|:--|:--|:--|", *(f"| {' | '.join(row)} |" for row in table)]
+    return "\n".join(lines + ["```", ""])
+
+
+def section(module: str) -> str:
+    "The reference of a module as Markdown; empty if it offers nothing."
+    trees = _trees(module)
+    entries = [_entry(module, name, trees) for name in names(module)]
+    return "\n".join([f"## Reference: `motion_vq.{module}`", "", *entries]) if entries else ""
