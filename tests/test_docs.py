@@ -63,6 +63,9 @@ def test_reference_says_what_docments_say(site):
     found = re.search(r'id="motion_vq\.heatmaps\.render">.*?</table>', read(site, "04_heatmaps"), re.S)[0]
     assert f"sigma {kind} {default} {comment}" in words(found)
     assert "Draw joints as soft limbs" in words(found)
+    returned = re.search(r"^\):\s+# (\(\.\.\., C, F.+)$", source, re.M)[1]
+    assert f"returns {returned}" in words(found).replace("returns  ", "returns ")
+    assert found.count("motion_vq.drawing.draw") == 0, "a parameter is no name of the library"
     assert 'href="#motion_vq.heatmaps.render"' in read(site, "04_heatmaps"), "a name in the text leads to its reference"
 
 

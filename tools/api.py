@@ -2,8 +2,9 @@
 import ast
 import importlib
 import re
+from pathlib import Path
 
-from fastcore.docments import docments, empty
+from fastcore.docments import docments
 
 from motion_vq._modidx import d as INDEX
 
@@ -12,14 +13,16 @@ def names(module: str) -> list[str]:
     "The public functions, classes and methods of `motion_vq.MODULE`, as `Tokenizer` and `Tokenizer.encode`, in the order of the source."
     found = (symbol.removeprefix(f"motion_vq.{module}.") for symbol in INDEX["syms"].get(f"motion_vq.{module}", {}))
     public = {name for name in found if not any(part.startswith("_") for part in name.split("."))}
-    return [name for name in _trees(module) if name in public]
+    return [name for name in _trees(_source(module)) if name in public]
 
 
-def _trees(module):
+def _source(module): return Path(importlib.import_module(f"motion_vq.{module}").__file__).read_text(encoding="utf-8")
+
+
+def _trees(source):
     "The functions and classes of a module and their syntax trees, by name."
-    with open(importlib.import_module(f"motion_vq.{module}").__file__, encoding="utf-8") as file: tree = ast.parse(file.read())
     found = {}
-    for node in tree.body:
+    for node in ast.parse(source).body:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)): continue
         found[node.name] = node
         if isinstance(node, ast.ClassDef):
@@ -43,10 +46,13 @@ def _parameters(node):
     return rows if not rows or rows[0][0] not in ("self", "cls") else rows[1:]
 
 
-def _comments(thing):
-    "What docments says of each parameter, and of what is returned."
-    said = {name: " ".join((found.docment or "").split()) for name, found in docments(thing, full=True).items()}
-    return said
+def _overlooked(node, source):
+    "Comments in the head of a function that docments does not see: of `*args` and `**kwargs`, and of what is returned where that has no type."
+    head, found = source.splitlines()[node.lineno - 1:node.body[0].lineno - 1], {}
+    for line in head:
+        if star := re.match(r"\s*\*+(\w+)[^#]*#\s*(.+)$", line): found[star[1]] = star[2]
+    if head and (end := re.search(r"\)[^#]*:\s*#\s*(.+)$", head[-1])): found["return"] = end[1]
+    return found
 
 
 def plain(text: str) -> str:
@@ -58,27 +64,28 @@ def plain(text: str) -> str:
 def _code(text): return f"`{text}`".replace("|", r"\|") if text else ""
 
 
-def _entry(module, name, trees):
+def _entry(module, name, source):
     "The directive of one name: signature, sentence, table."
-    node, thing = trees[name], importlib.import_module(f"motion_vq.{module}")
+    trees, thing = _trees(source), importlib.import_module(f"motion_vq.{module}")
     for part in name.split("."): thing = getattr(thing, part)
-    is_class = isinstance(node, ast.ClassDef)
+    node = trees[name]
+    is_class, is_property = isinstance(node, ast.ClassDef), isinstance(thing, property)
     called = trees.get(f"{name}.__init__", node) if is_class else node
-    rows, returned = _parameters(called), getattr(called, "returns", None)
-    prop = any(isinstance(d, ast.Name) and d.id == "property" for d in getattr(node, "decorator_list", []))
-    said = {} if prop else _comments(thing)
-    kind = "property" if prop else "class" if is_class else "method" if "." in name else "function"
+    said = {} if is_property else {k: v for k, v in docments(thing).items() if v} | _overlooked(called, source)
+    kind = ast.unparse(called.returns) if getattr(called, "returns", None) else ""
+    rows, comment = _parameters(called), "" if is_class else said.get("return", "")
     signature = ", ".join(a + (f": {t}" if t else "") + (f" = {v}" if v and t else f"={v}" if v else "") for a, t, v in rows)
-    head = name if prop else f"{name}({signature})" + (f" -> {ast.unparse(returned)}" if returned is not None else "")
-    lines = [f"```{{py:{kind}}} {head}", f":module: motion_vq.{module}", "", plain(ast.get_docstring(node) or ""), ""]
-    table = [(_code(a), _code(t), _code(v), plain(said.get(a.lstrip("*"), ""))) for a, t, v in rows]
-    if said.get("return"): table.append(("*returns*", _code(ast.unparse(returned) if returned is not None else ""), "", plain(said["return"])))
+    head = name if is_property else f"{name}({signature})" + (f" -> {kind}" if kind else "")
+    table = [(_code(a), _code(t), _code(v), plain(" ".join(said.get(a.lstrip("*"), "").split()))) for a, t, v in rows]
+    if comment: table.append(("*returns*", _code(kind), "", plain(comment)))
+    role = "property" if is_property else "class" if is_class else "method" if "." in name else "function"
+    lines = [f"```{{py:{role}}} {head}", f":module: motion_vq.{module}", "", plain(ast.get_docstring(node) or ""), ""]
     if table: lines += ["| parameter | type | default | what it is |", "|:--|:--|:--|:--|", *(f"| {' | '.join(row)} |" for row in table)]
     return "\n".join(lines + ["```", ""])
 
 
 def section(module: str) -> str:
     "The reference of a module as Markdown; empty if it offers nothing."
-    trees = _trees(module)
-    entries = [_entry(module, name, trees) for name in names(module)]
+    source = _source(module)
+    entries = [_entry(module, name, source) for name in names(module)]
     return "\n".join([f"## Reference: `motion_vq.{module}`", "", *entries]) if entries else ""

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 from docutils import nodes
 from latex2mathml.converter import convert as mathml
-from sphinx.addnodes import pending_xref
+from sphinx.addnodes import desc, pending_xref
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
 
@@ -100,6 +100,14 @@ def write_sources(folder: Path, only=None) -> list[str]:
 
 # --- how it is rendered ---
 
+def is_parameter(node) -> bool:
+    "Whether a piece of code stands in the first column of a table of the reference."
+    cell = node.parent.parent
+    if not isinstance(cell, nodes.entry) or cell.parent.index(cell): return False
+    while cell is not None and not isinstance(cell, desc): cell = cell.parent
+    return cell is not None
+
+
 class NamesToReference(SphinxTransform):
     "`render` in a text leads to what the reference says of it, and `07_networks` to that notebook."
     default_priority = 700
@@ -107,7 +115,7 @@ class NamesToReference(SphinxTransform):
     def apply(self):
         for node in list(self.document.findall(nodes.literal)):
             where = self.config.motion_vq_names.get(node.astext().removesuffix("()"))
-            if where is None or isinstance(node.parent, (nodes.reference, nodes.title, pending_xref)): continue
+            if where is None or isinstance(node.parent, (nodes.reference, nodes.title, pending_xref)) or is_parameter(node): continue
             domain, kind, target = where
             node.replace_self(pending_xref("", node.deepcopy(), refdomain=domain, reftype=kind, reftarget=target,
                                            refdoc=self.env.docname, refexplicit=True, refwarn=True))
@@ -132,7 +140,7 @@ def formula(self, node):
 
 
 STYLE = """
-.content { width: 58em; }
+@media (min-width: 82em) { .content { width: min(58em, calc(100vw - 38em)); } }  /* beside it: the two sidebars */
 div.highlight pre { font-size: .75rem; }
 table.docutils { font-size: .85rem; }
 dl.py table.docutils { width: 100%; }
@@ -157,7 +165,7 @@ def configuration(modules=()) -> dict:
         myst_enable_extensions=["dollarmath"], myst_heading_anchors=4, nb_execution_mode="off", nb_ipywidgets_js={}, nb_render_markdown_format="myst",
         nb_mime_priority_overrides=[("html", "application/vnd.jupyter.widget-view+json", None)],
         add_module_names=False, python_maximum_signature_line_length=100, toc_object_entries_show_parents="hide",
-        exclude_patterns=["**.md"], motion_vq_names=meanings(modules))
+        exclude_patterns=["**.md"], smartquotes=False, motion_vq_names=meanings(modules))
 
 
 def setup(app):
@@ -165,7 +173,8 @@ def setup(app):
     app.add_config_value("motion_vq_names", {}, "env")
     app.add_html_math_renderer("mathml", (formula, None), (formula, None))
     app.add_transform(NamesToReference)
-    app.add_css_file("pages.css")
+    app.add_css_file("pages.css")  # a page that is opened as a file may not read others, so its search shows titles alone
+    app.add_js_file(None, body='if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;')
 
 
 def render(source: Path, out: Path, state: Path, modules: list[str]):
