@@ -34,7 +34,7 @@ class Broken(Exception): "The pages are not fit to be published; the message say
 
 def notebooks() -> list[Path]:
     "Every notebook, in reading order within its folder."
-    return sorted(path for path in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+    return sorted(path for path in NBS.rglob("*.ipynb") if not {".ipynb_checkpoints", "_runs"} & set(path.parts))
 
 
 def docname(path: Path) -> str:
@@ -72,6 +72,7 @@ def prepared(nb):
     "A notebook as it is to be read: without what is hidden, with the reference of its module at the end."
     module = module_of(nb)
     nb, _ = Tidy().preprocess(nb, {})
+    nb.metadata["language_info"] = {"name": "python", "pygments_lexer": "ipython3"}  # which knows %pip and !git
     nb.cells = [cell for cell in nb.cells if "install" not in cell.metadata.get("tags", [])]
     for cell in nb.cells:
         if cell.metadata.pop("transient", {}).get("remove_source"): cell.metadata["tags"] = ["remove-input"]
