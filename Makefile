@@ -27,8 +27,8 @@ lab: $(DONE)  ## open the notebooks in JupyterLab; saving cleans them
 	@$(BIN)/python -m jupyterlab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/nbs \
 	  --ContentsManager.pre_save_hook=nbdev.clean.clean_jupyter $(ARGS)
 
-docs: $(DONE)  ## render the notebooks as pages, from _site/index.html on
-	@$(BIN)/python tools/render.py pages
+docs: $(DONE)  ## render the notebooks as pages with search and reference, from _site/index.html on
+	@$(BIN)/python tools/pages.py
 
 readme: $(DONE)  ## write README.md from nbs/index.ipynb
 	@$(BIN)/python tools/render.py readme
