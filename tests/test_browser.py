@@ -24,7 +24,7 @@ from test_explore import write_sweep
 EXPLORE = Path(__file__).parents[1]/"nbs"/"explore"
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 SHOW = os.environ.get("MOTION_VQ_SCREENSHOTS")    # a folder for pictures of what the browser shows; unset: none
-WAIT = 600_000                                    # milliseconds that anything may take on a busy machine
+WAIT = 180_000                                    # milliseconds that anything may take on a busy machine
 IMAGE = ".jp-OutputArea-output .widget-image"
 WORDS = ".jp-OutputArea-output .widget-vbox > .widget-html"
 FAILED = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.error'], .jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']"
@@ -82,7 +82,8 @@ def lab(place, tmp_path_factory):
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()
-        server.wait(30)
+        try: server.wait(60)
+        except subprocess.TimeoutExpired: server.kill(); server.wait()
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def context(lab):
     "A browser that has never been here."
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
     with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        browser = p.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-dev-shm-usage"], timeout=WAIT)
         context = browser.new_context(viewport=dict(width=1300, height=1500))
         context.set_default_timeout(WAIT)
         yield context
@@ -122,7 +123,11 @@ class Notebook:
 
     def picture(self, nth=0):
         "A digest of the bytes that the browser shows."
-        data = self.page.evaluate("async i => [...new Uint8Array(await (await fetch(i.src)).arrayBuffer())]", self.page.locator(IMAGE).nth(nth).element_handle())
+        data = self.page.evaluate("""async i => {
+            for (let left = 20; ; left--)    // while it plays, the bytes may be replaced before they are read
+                try { return [...new Uint8Array(await (await fetch(i.src)).arrayBuffer())]; }
+                catch (e) { if (!left) throw e; await new Promise(go => setTimeout(go, 100)); }
+        }""", self.page.locator(IMAGE).nth(nth).element_handle())
         return hashlib.sha256(bytes(data)).hexdigest()
 
     def words(self, nth=0): return self.page.locator(WORDS).nth(nth).inner_text()

@@ -39,7 +39,7 @@ def test_every_notebook_has_a_page_and_is_in_the_navigation(site):
     for name in names:
         assert (site / f"{name}.html").is_file()
         assert name == "index" or f'class="reference internal" href="{name}.html"' in index, f"{name} is not in the sidebar"
-    for caption in ("Start", "Tutorials", "The library", "Reports"): assert f'<span class="caption-text">{caption}</span>' in index
+    for caption in ("Start", "Tutorials", "Explore", "Reports", "The library"): assert f'<span class="caption-text">{caption}</span>' in index
 
 
 def test_pages_need_no_network_and_are_small(site):
@@ -74,6 +74,14 @@ def test_reference_has_every_public_name():
         text = api.section(module)
         for name in api.names(module): assert re.search(rf"^```{{py:\w+}} {re.escape(name)}\b", text, re.M), name
     assert "Tokenizer.encode" in api.names("tokens") and not any("._" in name or name.startswith("_") for name in api.names("tokens"))
+
+
+def test_reference_of_a_command_is_what_one_types():
+    "Options with their defaults and help, examples line by line; a table that says nothing is not there."
+    text = api.section("cli")
+    assert "| `--up` | `text` | `-y` | Which way is up: -y (pictures, Panoptic), y (HumanML3D) or z. |" in text and "| `-o, --out` | `path` |" in text
+    assert "~~~text\nmotion-vq info walk.npz\n" in text and "\b" not in text
+    assert "| `ctx` |  |  |  |" not in text and "| `argv` |" in text
 
 
 def test_reference_takes_comments_literally():

@@ -4,6 +4,7 @@ import importlib
 import re
 from pathlib import Path
 
+import click
 from fastcore.docments import docments
 
 from motion_vq._modidx import d as INDEX
@@ -61,7 +62,19 @@ def plain(text: str) -> str:
     return "".join(re.sub(r"([\\*_<>\[\]{}$|~^#])", r"\\\1", part) if i % 2 == 0 else part.replace("|", r"\|") for i, part in enumerate(parts))
 
 
+def _sentences(text):
+    "A docstring as Markdown; a paragraph that click is told to leave as it is, is code."
+    parts = [part.strip("\n") for part in text.split("\n\n")]
+    return "\n\n".join("\n".join(["~~~text", *part.splitlines()[1:], "~~~"]) if part.startswith("\b\n") else plain(part) for part in parts)
+
+
 def _code(text): return f"`{text}`".replace("|", r"\|") if text else ""
+
+
+def _options(command):
+    "The rows of the table of a command: its arguments and options as they are typed."
+    return [(_code(", ".join(p.opts)), _code(p.type.name), _code(str(p.default)) if isinstance(p.default, (str, float)) or type(p.default) is int else "",
+             plain(getattr(p, "help", None) or p.metavar or "")) for p in command.params]
 
 
 def _entry(module, name, source):
@@ -77,10 +90,11 @@ def _entry(module, name, source):
     signature = ", ".join(a + (f": {t}" if t else "") + (f" = {v}" if v and t else f"={v}" if v else "") for a, t, v in rows)
     head = name if is_property else f"{name}({signature})" + (f" -> {kind}" if kind else "")
     table = [(_code(a), _code(t), _code(v), plain(" ".join(said.get(a.lstrip("*"), "").split()))) for a, t, v in rows]
+    if isinstance(thing, click.Command): table = _options(thing)
     if comment: table.append(("*returns*", _code(kind), "", plain(comment)))
     role = "property" if is_property else "class" if is_class else "method" if "." in name else "function"
-    lines = [f"```{{py:{role}}} {head}", f":module: motion_vq.{module}", "", plain(ast.get_docstring(node) or ""), ""]
-    if table: lines += ["| parameter | type | default | what it is |", "|:--|:--|:--|:--|", *(f"| {' | '.join(row)} |" for row in table)]
+    lines = [f"```{{py:{role}}} {head}", f":module: motion_vq.{module}", "", _sentences(ast.get_docstring(node) or ""), ""]
+    if any(any(row[1:]) for row in table): lines += ["| parameter | type | default | what it is |", "|:--|:--|:--|:--|", *(f"| {' | '.join(row)} |" for row in table)]
     return "\n".join(lines + ["```", ""])
 
 

@@ -24,7 +24,7 @@ import api
 from render import NBS, ROOT, Tidy
 
 LARGEST = 3_000_000  # bytes of a page and of the pictures on it
-SECTIONS = {"Tutorials": "tutorials", "The library": ".", "Reports": "analysis", "Explore": "explore"}  # caption -> folder in nbs/
+SECTIONS = {"Tutorials": "tutorials", "Explore": "explore", "Reports": "analysis", "The library": "."}  # caption -> folder in nbs/
 
 
 class Broken(Exception): "The pages are not fit to be published; the message says which and why."

@@ -7,9 +7,11 @@ LIVE = "application/vnd.jupyter.widget-view+json"
 
 
 def still(nb: dict) -> bool:
-    "Remove the widget from each output that also has a picture; whether there was one."
+    "Remove the widget from each output that also has a picture, and the state of the widgets if none is left; whether there was any."
     data = [output["data"] for cell in nb["cells"] for output in cell.get("outputs", []) if "data" in output]
-    return any([d.pop(LIVE, None) is not None for d in data if "image/png" in d])
+    removed = [d.pop(LIVE, None) for d in data if "image/png" in d]
+    if not any(LIVE in d for d in data): removed.append(nb["metadata"].pop("widgets", None))
+    return any(part is not None for part in removed)
 
 
 if __name__ == "__main__":
