@@ -107,7 +107,8 @@ def numbers_figure(
             ax = fig.add_axes(((i + 0.13) / len(numbers), 0.27, 0.82 / len(numbers), 0.55))
             ax.plot(values, color=COLOURS["vqgan"], marker=".", markersize=3)
             ax.axhline(0 if name != "TDE" else 1, color="0.6", linestyle=":")
-            ax.set(xlim=(-0.5, len(values) - 0.5), title=name)
+            ax.set_title(name, y=1)    # where it is put: to find it a place takes as long as to draw the rest
+            ax.set(xlim=(-0.5, len(values) - 0.5))
             ax.xaxis.get_major_locator().set_params(integer=True)
     return fig
 

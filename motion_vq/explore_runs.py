@@ -35,8 +35,10 @@ CURVES = {"rec": "reconstruction loss", "perplexity": "codes in effect"}    # of
 def curves_figure(
     run:Run,     # from `attach`
 ):               # a Matplotlib figure
-    "Losses, codes and skill against the step; a line where it will end."
-    with needs_extra("notebooks"): from matplotlib.figure import Figure
+    "Losses, codes and skill against the step; a line where it stands, and an axis that ends where it will."
+    with needs_extra("notebooks"):
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator
     lines = {title: [(l["step"], l[name]) for l in run.lines if name in l] for name, title in CURVES.items()}
     lines["SSIM skill (validation)"] = [(l["step"], l["eval"]["ssim_skill"]) for l in run.evals]
     with style():
@@ -44,10 +46,17 @@ def curves_figure(
         for i, (title, points) in enumerate(lines.items()):
             ax = fig.add_axes(((i + 0.19) / len(lines), 0.2, 0.76 / len(lines), 0.66))
             ax.plot(*zip(*points) if points else ([], []), color=COLOURS["vqgan"], marker="." if len(points) < 40 else "")
-            ax.set(xlim=(0, run.steps), title=title, xlabel="step")
+            ax.set_title(title if points else f"{title}: none yet", y=1)    # words where they are put: to find a place takes as long as to draw the rest
+            ax.set(xlim=(0, run.steps), xlabel="step")
+            ax.xaxis.set_label_coords(0.5, -0.17)
             ax.axvline(run.step, color=COLOURS["3d"], linewidth=0.8)
-            if not points: ax.set(yticks=[], title=f"{title}: none yet")
-        fig.axes[0].set_yscale("log" if lines[CURVES["rec"]] else "linear")
+            if not points: ax.set(yticks=[])
+        if lines[CURVES["rec"]]:
+            loss = fig.axes[0]
+            loss.set_yscale("log")
+            loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+            loss.yaxis.set_major_formatter("{x:g}")
+            loss.minorticks_off()
     return fig
 
 # %% ../nbs/15_explore_runs.ipynb #cb3d1ef8
@@ -118,15 +127,15 @@ def sweep_figure(
     x:str, y:str,      # what stands on the axes
     by:str=None,       # what colours tell apart; None: nothing
     picked:str=None,   # the `run.id` of a point
+    values=None,       # what `by` may be, each with its colour whether it is there or not; None: what it is in these rows
 ):                     # a Matplotlib figure
     "The points of a sweep as a cloud."
     with needs_extra("notebooks"): from matplotlib.figure import Figure
     with style():
         fig = Figure(figsize=(7.2, 2.8), dpi=80, layout="none")
         ax = fig.add_axes((0.09, 0.15, 0.62, 0.8))
-        for i, value in enumerate(sorted({row.get(by) for row in rows}, key=lambda v: (str(type(v)), v))):
-            some = filtered(rows, **{by: value}) if by else rows
-            ax.plot([r[x] for r in some], [r[y] for r in some], SHAPES[i % 7], color=PALETTE[i % 7], markersize=6, label=f"{by}: {value}" if by else "points")
+        for i, value in enumerate(values or sorted({row.get(by) for row in rows}, key=lambda v: (str(type(v)), v))):
+            if some := filtered(rows, **{by: value}) if by else rows: ax.plot([r[x] for r in some], [r[y] for r in some], SHAPES[i % 7], color=PALETTE[i % 7], markersize=6, label=f"{by}: {value}" if by else "points")
         for r in filtered(rows, **{"run.id": picked or ""}): ax.plot(r[x], r[y], "o", markersize=13, fillstyle="none", color="black")
         ax.set(xlabel=x, ylabel=y)
         ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)
@@ -184,7 +193,7 @@ def explore_sweep(
         by = None if by == "nothing" else by
         page = sweep_table(some, list(dict.fromkeys([*names, y, x])), point)
         if report: page += f'<iframe style="width:100%;height:640px;border:1px solid #ccc" srcdoc="{html.escape(report_page(place[point]))}"></iframe>'
-        return pixels(sweep_figure(some, x, y, by, point)), HTML(page)
+        return pixels(sweep_figure(some, x, y, by, point, names.get(by))), HTML(page)
 
     def read_again(_):
         rows[:] = sweep_rows(folder)

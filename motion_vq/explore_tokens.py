@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['tokens_of', 'occurrences', 'code_vectors', 'nearest_codes', 'with_codes', 'block_of', 'outlined', 'usage_figure',
-           'place_map', 'token_picture', 'TokenGrid', 'explore_tokens']
+           'place_map', 'over_time', 'token_picture', 'TokenGrid', 'explore_tokens']
 
 # %% ../nbs/15_explore_tokens.ipynb #6b6f1256
 from functools import lru_cache
@@ -111,7 +111,8 @@ def usage_figure(
         ax = fig.add_axes((0.08, 0.3, 0.9, 0.52))
         ax.fill_between(range(len(counts)), counts[order], step="mid", color=COLOURS["no adversary"])
         ax.axvline(order.tolist().index(code), color=COLOURS["3d"], linewidth=2)
-        ax.set(xlim=(-0.6, len(counts) - 0.4), xlabel="codes, most frequent first", title=f"tokens of each code: {(counts > 0).sum()} of {len(counts)} are used")
+        ax.set(xlim=(-0.6, len(counts) - 0.4), xlabel="codes, most frequent first")
+        ax.set_title(f"tokens of each code: {(counts > 0).sum()} of {len(counts)} are used", y=1)
     return fig
 
 
@@ -127,6 +128,20 @@ def place_map(
     return here.repeat(max(1, 96 // len(here)), 0).repeat(max(1, 576 // here.shape[1]), 1)
 
 # %% ../nbs/15_explore_tokens.ipynb #ace73ecc
+def over_time(
+    maps:np.ndarray,         # (F, H, W): a clip, or a difference of two
+    block=None,              # from `block_of`; None: the whole clip
+    difference:bool=False,
+    side:int=64,             # of each frame, in pixels
+    width:int=576,           # of all of them, which decides how many are shown, evenly spread
+)->np.ndarray:               # (H, W, 3) uint8
+    "The frames of a clip beside each other, or what a block has of them."
+    part = maps[block] if block else maps
+    n = max(2, width // (max(side, part.shape[-1]) + 6))
+    times = np.linspace(0, len(part) - 1, min(n, len(part))).round().astype(int)
+    return joined(enlarged(p, side) for p in colours(part[times], difference))
+
+# %% ../nbs/15_explore_tokens.ipynb #b51dcfa9
 def token_picture(
     decoded:np.ndarray,   # (2 + n, C, F, H, W): with the clip's own token, with the new one, with those nearest to it
     names:list,           # of these
@@ -143,7 +158,9 @@ def token_picture(
         titles = (names[0], names[1], "red: more, blue: less")
         rows.append(joined(titled(p, t) for p, t in zip(row, titles)) if c == 0 else joined(row))
     others = [titled(enlarged(colours(clip[0, frame]), side // 2), name) for clip, name in zip(decoded[2:], names[2:])]
-    return joined([*rows, joined(others)], axis=0)
+    change = decoded[1, 0] - decoded[0, 0]
+    strips = [titled(over_time(decoded[1, 0], block), f"{names[1]} over time" + (", its block" if block else "")), over_time(change, block, True)]
+    return joined([*rows, *strips, joined(others)], axis=0)
 
 # %% ../nbs/15_explore_tokens.ipynb #8fca9bd3
 class TokenGrid:
@@ -215,7 +232,7 @@ def explore_tokens(
         clip = decoded(run, window, cell, (own, code, *(k for k, _ in like)))
         places = occurrences(tokens, code)
         picture = token_picture(clip, names, frame, block_of(opened(run).config, tokens.shape[1:], cell))
-        below = [usage(run, code), titled(place_map(tokens, code, window, cell), "where it occurs: windows from left to right, cells from top to bottom")]
+        below = [usage(run, code), titled(place_map(tokens, code, window, cell), "where it occurs (blue): windows from left to right, cells from top to bottom")]
         words = (f"code {code}: {len(places)} of {tokens.size} tokens, in {len(set(places[:, 0]))} of {len(tokens)} windows; "
                  f"replacing changes a pixel by {np.abs(clip[1] - clip[0]).max():.2f} at most")
         return joined([picture, *below], axis=0), words

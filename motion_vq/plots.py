@@ -139,7 +139,15 @@ def enlarged(
     return picture.repeat(n, -3).repeat(n, -2)
 
 # %% ../nbs/14_plots.ipynb #d517d7cf
-WORDS = 11    # height of the letters, in pixels
+WORDS = 10    # size of the letters, in pixels
+
+
+@cache
+def _letters():    # Matplotlib's, which come with it
+    with needs_extra("notebooks"):
+        from matplotlib import get_data_path
+        from PIL import ImageFont
+    return ImageFont.truetype(Path(get_data_path())/"fonts"/"ttf"/"DejaVuSans.ttf", WORDS)
 
 
 def titled(
@@ -147,9 +155,9 @@ def titled(
     words:str,           # what stands above it; what is too long is cut
 )->np.ndarray:           # (H + a line, W, 3) uint8
     "A picture under its title."
-    with needs_extra("notebooks"): from PIL import Image, ImageDraw, ImageFont
-    line = Image.new("RGB", (picture.shape[1], WORDS + 7), "white")
-    ImageDraw.Draw(line).text((2, 1), words, fill="#333333", font=ImageFont.load_default(WORDS))
+    with needs_extra("notebooks"): from PIL import Image, ImageDraw
+    line = Image.new("RGB", (picture.shape[1], WORDS + 8), "white")
+    ImageDraw.Draw(line).text((2, 2), words, fill="#333333", font=_letters())
     return np.concatenate([np.asarray(line), picture])
 
 
