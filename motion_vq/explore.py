@@ -75,9 +75,10 @@ class Explorer:
         controls:dict,   # name -> control
         rows:list,       # what stands above the picture: lists of widgets, a row each
         adapt=None,      # function of the explorer, called before `draw`: sets what depends on other controls
+        parts:dict=None, # name -> what else stands in the rows, for whom wants to press it
     ):
         w = widgets()
-        self.draw, self.controls, self.adapt, self.drawing = draw, controls, adapt, False
+        self.draw, self.controls, self.adapt, self.parts, self.drawing = draw, controls, adapt, parts or {}, False
         self.image, self.words = w.Image(format="png", layout=dict(max_width="100%", align_self="flex-start", object_fit="contain")), w.HTML()
         wrap = w.Layout(flex_flow="row wrap", align_items="center")
         self.box = w.VBox([*(w.HBox(row, layout=wrap) for row in rows), self.image, self.words])

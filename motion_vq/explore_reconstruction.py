@@ -21,7 +21,7 @@ from .drawing import planes
 from .explore import Explorer, choice, label_of, player, slider, widgets
 from .frame_errors import frame_series
 from .panoptic import read_split
-from .plots import COLOURS, colours, enlarged, joined, pixels, skeletons, style, titled
+from .plots import COLOURS, canvas, colours, enlarged, joined, pixels, skeletons, style, titled
 from .training import load_model, predictor
 
 # %% ../nbs/15_explore_reconstruction.ipynb #ef46dbde
@@ -99,17 +99,17 @@ def numbers_figure(
     width:float=7.2,    # in inches
 ):                      # a Matplotlib figure
     "The numbers of every frame."
-    with needs_extra("notebooks"): from matplotlib.figure import Figure
+    with needs_extra("notebooks"): from matplotlib.ticker import MaxNLocator
     numbers = frame_numbers(clip)
     with style():
-        fig = Figure(figsize=(width, 1.35), dpi=80, layout="none")
+        fig = canvas(width, 1.35)
         for i, (name, values) in enumerate(numbers.items()):
             ax = fig.add_axes(((i + 0.13) / len(numbers), 0.27, 0.82 / len(numbers), 0.55))
             ax.plot(values, color=COLOURS["vqgan"], marker=".", markersize=3)
             ax.axhline(0 if name != "TDE" else 1, color="0.6", linestyle=":")
             ax.set_title(name, y=1)    # where it is put: to find it a place takes as long as to draw the rest
             ax.set(xlim=(-0.5, len(values) - 0.5))
-            ax.xaxis.get_major_locator().set_params(integer=True)
+            ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
 
 

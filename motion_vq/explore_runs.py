@@ -15,7 +15,7 @@ import numpy as np
 from .core import DataError, needs_extra
 from .grid import in_words
 from .explore import Explorer, choice, label_of, widgets
-from .plots import COLOURS, pixels, style
+from .plots import COLOURS, canvas, pixels, style
 from .sweeps import rows as sweep_rows
 from .training import Run, attach
 
@@ -36,13 +36,11 @@ def curves_figure(
     run:Run,     # from `attach`
 ):               # a Matplotlib figure
     "Losses, codes and skill against the step; a line where it stands, and an axis that ends where it will."
-    with needs_extra("notebooks"):
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import LogLocator
+    with needs_extra("notebooks"): from matplotlib.ticker import LogLocator
     lines = {title: [(l["step"], l[name]) for l in run.lines if name in l] for name, title in CURVES.items()}
     lines["SSIM skill (validation)"] = [(l["step"], l["eval"]["ssim_skill"]) for l in run.evals]
     with style():
-        fig = Figure(figsize=(9, 2.2), dpi=80, layout="none")
+        fig = canvas(9, 2.2)
         for i, (title, points) in enumerate(lines.items()):
             ax = fig.add_axes(((i + 0.19) / len(lines), 0.2, 0.76 / len(lines), 0.66))
             ax.plot(*zip(*points) if points else ([], []), color=COLOURS["vqgan"], marker="." if len(points) < 40 else "")
@@ -80,8 +78,7 @@ def explore_run(
         pace = f", {now.lines[-1]['seconds_per_step']:.2f} s a step" if now.lines and "seconds_per_step" in now.lines[-1] else ""
         return pixels(curves_figure(now)), f"{run}: {now}{pace}"
 
-    explorer = Explorer(draw, dict(run=run, timer=timer), [[run, refresh, w.Label("every few seconds:"), timer]], adapt)
-    explorer.refresh = refresh
+    explorer = Explorer(draw, dict(run=run, timer=timer), [[run, refresh, w.Label("every few seconds:"), timer]], adapt, dict(refresh=refresh))
     refresh.on_click(lambda _: explorer.redraw())
     return explorer
 
@@ -130,9 +127,8 @@ def sweep_figure(
     values=None,       # what `by` may be, each with its colour whether it is there or not; None: what it is in these rows
 ):                     # a Matplotlib figure
     "The points of a sweep as a cloud."
-    with needs_extra("notebooks"): from matplotlib.figure import Figure
     with style():
-        fig = Figure(figsize=(7.2, 2.8), dpi=80, layout="none")
+        fig = canvas(7.2, 2.8)
         ax = fig.add_axes((0.09, 0.15, 0.62, 0.8))
         for i, value in enumerate(values or sorted({row.get(by) for row in rows}, key=lambda v: (str(type(v)), v))):
             if some := filtered(rows, **{by: value}) if by else rows: ax.plot([r[x] for r in some], [r[y] for r in some], SHAPES[i % 7], color=PALETTE[i % 7], markersize=6, label=f"{by}: {value}" if by else "points")
@@ -201,6 +197,5 @@ def explore_sweep(
         explorer.redraw()
 
     explorer = Explorer(draw, dict(filters, x=x, y=y, by=by, point=point, report=report), [list(filters.values()), [x, y, by], [point, report, refresh]], adapt)
-    explorer.refresh = refresh
     refresh.on_click(read_again)
     return explorer

@@ -16,7 +16,7 @@ from .clips import clip_maps
 from .core import ConfigError, needs_extra
 from .explore import Explorer, player, slider, widgets
 from .explore_reconstruction import RunChoice, finished_runs, opened, split_clips
-from .plots import COLOURS, colours, enlarged, joined, pixels, style, titled
+from .plots import COLOURS, canvas, colours, enlarged, joined, pixels, style, titled
 
 # %% ../nbs/15_explore_tokens.ipynb #18b587d3
 @torch.no_grad()
@@ -104,10 +104,9 @@ def usage_figure(
     width:float=7.2,     # in inches
 ):                       # a Matplotlib figure
     "How often each code occurs, most frequent first, and where one of them stands."
-    with needs_extra("notebooks"): from matplotlib.figure import Figure
     order = np.argsort(-counts, kind="stable")
     with style():
-        fig = Figure(figsize=(width, 1.3), dpi=80, layout="none")
+        fig = canvas(width, 1.3)
         ax = fig.add_axes((0.08, 0.3, 0.9, 0.52))
         ax.fill_between(range(len(counts)), counts[order], step="mid", color=COLOURS["no adversary"])
         ax.axvline(order.tolist().index(code), color=COLOURS["3d"], linewidth=2)
@@ -152,7 +151,7 @@ def token_picture(
     "A frame with a token and with others in its place."
     before, after = decoded[0, :, frame], decoded[1, :, frame]
     n, rows = max(1, side // before.shape[-1]), []
-    mark = lambda p: outlined(p, *(slice(s.start * n, s.stop * n) for s in block[1:])) if block and block[0].start <= frame < block[0].stop else p
+    mark = lambda p: outlined(p, slice(block[1].start * n, block[1].stop * n), slice(block[2].start * n, block[2].stop * n)) if block and block[0].start <= frame < block[0].stop else p
     for c in range(len(before)):
         row = [mark(enlarged(p, side)) for p in (colours(before[c]), colours(after[c]), colours(after[c] - before[c], difference=True))]
         titles = (names[0], names[1], "red: more, blue: less")
@@ -245,9 +244,9 @@ def explore_tokens(
 
     controls = dict(chosen.controls, window=window, cell=grid.cell, layer=grid.layer, code=code, frame=frame)
     explorer = Explorer(draw, controls, [list(chosen.controls.values()), [window, bar],
-                                         [w.VBox([grid.layer, grid.box]), w.VBox([code, w.HBox(near), w.HBox([back, onward])])]], adapt)
+                                         [w.VBox([grid.layer, grid.box]), w.VBox([code, w.HBox(near), w.HBox([back, onward])])]], adapt,
+                        dict(grid=grid, near=near, back=back, onward=onward))
     back.on_click(lambda _: setattr(code, "value", int(known(current())[window.value].flat[grid.cell.value])))
     onward.on_click(go_on)
     for i, button in enumerate(near): button.on_click(lambda _, i=i: setattr(code, "value", nearest_codes(vectors(current()), code.value)[i][0]))
-    explorer.grid, explorer.near, explorer.back, explorer.onward = grid, near, back, onward
     return explorer

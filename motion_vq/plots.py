@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COLOURS', 'MARKERS', 'STYLE', 'WORDS', 'SIDES', 'style', 'save', 'film', 'token_map', 'usage_curve', 'colours',
-           'enlarged', 'titled', 'joined', 'pixels', 'png', 'shown', 'side_of', 'skeletons', 'turned', 'gif',
+           'enlarged', 'titled', 'joined', 'canvas', 'pixels', 'png', 'shown', 'side_of', 'skeletons', 'turned', 'gif',
            'animation']
 
 # %% ../nbs/14_plots.ipynb #707b7c6b
@@ -175,6 +175,16 @@ def joined(
         pad[1 - axis], pad[axis] = (0, other - p.shape[1 - axis]), (0, gap * (i + 1 < len(pictures)))
         filled.append(np.pad(p, pad, constant_values=255))
     return np.concatenate(filled, axis)
+
+
+def canvas(
+    width:float, height:float,   # in inches
+):                               # a Matplotlib figure, empty
+    "A figure whose axes are put by hand: to find them a place takes as long as to draw the rest."
+    with needs_extra("notebooks"): from matplotlib.figure import Figure
+    fig = Figure(figsize=(width, height), dpi=80)
+    fig.set_layout_engine("none")
+    return fig
 
 
 def pixels(

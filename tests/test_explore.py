@@ -202,7 +202,7 @@ def test_a_reconstruction_of_another_model(runs, people):
 
 def test_a_clicked_token_is_replaced_and_comes_back(runs, people):
     explorer = explore_tokens(runs, people, most=4)
-    c, grid = explorer.controls, explorer.grid
+    c, grid = explorer.controls, explorer.parts["grid"]
     c["model"].value = "vqgan"
     tokens = tokens_of(opened(finished_runs(runs)[1]), load_clips(people, "2d", 16, 32, cache=None)[1], most=4)
     assert [b.description for b in grid.buttons] == [str(k) for k in tokens[0, 0].ravel()]
@@ -210,13 +210,13 @@ def test_a_clicked_token_is_replaced_and_comes_back(runs, people):
     grid.buttons[6].click()
     assert c["cell"].value == 22 and c["code"].value == tokens[0, 1, 1, 2] and "by 0.00 at most" in explorer.words.value
     before = explorer.image.value
-    explorer.near[2].click()
+    explorer.parts["near"][2].click()
     assert c["code"].value != tokens[0, 1, 1, 2] and grid.buttons[6].description == str(c["code"].value) and explorer.image.value != before
-    explorer.back.click()
+    explorer.parts["back"].click()
     assert explorer.image.value == before
     places = occurrences(tokens, c["code"].value).tolist()
     for _ in places:
-        explorer.onward.click()
+        explorer.parts["onward"].click()
         assert [c["window"].value, c["cell"].value] in places
     assert (c["window"].value, c["cell"].value) == (0, 22), "once around"
 
@@ -231,12 +231,12 @@ def test_a_run_is_read_while_it_goes_on(tmp_path):
         before = explorer.image.value
         append_line(log, dict(step=10, rec=0.5, perplexity=3.0, seconds_per_step=0.25))
         assert explorer.image.value == before
-        explorer.refresh.click()
+        explorer.parts["refresh"].click()
         assert explorer.image.value != before and "step 10 of 20" in explorer.words.value and "running" in explorer.words.value
     explorer.controls["timer"].value += 1
     assert "stopped" in explorer.words.value
     append_line(tmp_path/"log.jsonl", dict(step=0, start=dict(pid=1, steps=5)))
-    explorer.refresh.click()
+    explorer.parts["refresh"].click()
     assert set(explorer.controls["run"].options) == {"a", "this folder"} and explorer.controls["run"].value == "a"
 
 
