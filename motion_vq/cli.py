@@ -12,6 +12,7 @@ import io
 import re
 import sys
 from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile
 
@@ -41,7 +42,7 @@ def cli():
     \b
     motion-vq train --data DIR --kind 3d --out runs/3d
     motion-vq encode walk.npz -m runs/3d -o walk.safetensors
-    motion-vq decode walk.safetensors -m runs/3d -o again.npz
+    motion-vq decode walk.safetensors -o again.npz
 
     Each verb has examples: motion-vq encode --help
 
@@ -79,7 +80,8 @@ def _options(*options):    # the same options for several verbs
 
 file = click.Path(path_type=Path)
 _json = click.option("--json", "as_json", is_flag=True, help="Say it as JSON.")
-_model = _options(click.option("-m", "--model", required=True, metavar="MODEL", help="Folder of a training run or of a saved tokenizer, or a name on the Hugging Face Hub."),
+_model = _options(click.option("-m", "--model", metavar="MODEL", help="Folder of a training run or of a saved tokenizer, or a name on the Hugging Face Hub; "
+                               "else the one that comes with the library for so many coordinates: motion-2d, motion-3d."),
                   click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda."))
 _motion = _options(click.option("--fps", type=float, help="Frames a second, where the file does not say."),
                    click.option("--skeleton", metavar="NAME", help="panoptic19, coco17, h36m17 or smpl22, where the file does not say."))
@@ -146,7 +148,13 @@ def info(path, fps, skeleton, coder, as_json):
     say(found or [_of_recording(r) for r in read_recordings(path, skeleton, fps)], as_json)
 
 # %% ../nbs/16_cli.ipynb #fbe4d925
-def _tokenizer(name, device):
+def _tokenizer(name, device, coordinates):    # a `Tokenizer`; loaded once
+    from motion_vq.tokens import SHIPPED
+    return _loaded(name or SHIPPED[coordinates], device)
+
+
+@cache
+def _loaded(name, device):
     from motion_vq.tokens import Tokenizer
     return Tokenizer.from_run(name, device) if (Path(name)/"best.json").exists() else Tokenizer.from_pretrained(name, device=device)
 
@@ -177,13 +185,12 @@ def encode(paths, out, model, device, fps, skeleton, up, gap, as_json):
     A recording is an .npy or .npz array (frames, joints, 2 or 3), the JSON of a pose estimator, or the folder of a Panoptic sequence. One that holds several people becomes several.
 
     \b
-    motion-vq encode walk.npz -m runs/3d -o walk.safetensors
+    motion-vq encode walk.npz -o walk.safetensors
     motion-vq encode new_joints/*.npy -m runs/3d --fps 20 --up y -o tokens.parquet
     motion-vq encode people.json -m runs/2d --fps 25 -o tokens/
     """
     from motion_vq.recordings import read_recordings
-    tokenizer = _tokenizer(model, device)
-    made = [tokenizer.encode(r, up=up, gap=gap, progress=sys.stderr.isatty()) for path in paths for r in read_recordings(path, skeleton, fps)]
+    made = [_tokenizer(model, device, r.joints.shape[-1]).encode(r, up=up, gap=gap, progress=sys.stderr.isatty()) for path in paths for r in read_recordings(path, skeleton, fps)]
     _write_tokens(made, out)
     say([_of_tokens(t) for t in made], as_json)
 
@@ -220,13 +227,14 @@ def decode(path, out, model, device, heatmaps, size, as_json):
     Joints in the recording's own unit, place, rate and skeleton; or heatmaps.
 
     \b
-    motion-vq decode walk.safetensors -m runs/3d -o again.npz
+    motion-vq decode walk.safetensors -o again.npz
     motion-vq decode walk.safetensors -m runs/3d --heatmaps --size 64 -o maps.npy
     """
     one_of(out.suffix, (".npy",) if heatmaps else ("", ".npy", ".npz"), "ending of --out")
-    tokenizer, several, found = _tokenizer(model, device), _read_tokens(path), []
+    several, found = _read_tokens(path), []
     if len(several) > 1 and out.suffix: raise ConfigError(f"{path}: holds {len(several)} recordings, and {out} takes one: give a folder (a name without ending)")
     for t in several:
+        tokenizer = _tokenizer(model, device, t.placed.shape[1] - 1)
         target = out if out.suffix else out/f"{re.sub(r'[^a-zA-Z0-9_.-]+', '_', t.name)}.npz"
         if not heatmaps: shape = _save_joints(tokenizer, t, target)
         else:
@@ -297,6 +305,7 @@ def render(path, out, size, person, frames, fps, skeleton, up, gap, as_json):
 
 # %% ../nbs/16_cli.ipynb #314eeaf6
 def _on_data_set(tokenizer, data, device):
+    if tokenizer.name == "codec": raise ConfigError("the windows of a data set are pictures, and a codec sees none: name a trained model with -m, or give recordings")
     from motion_vq.clips import load_clips
     from motion_vq.training import evaluate, predictor
     validation = load_clips(data, tokenizer.config.kind, tokenizer.frames, tokenizer.size)[1]
@@ -326,12 +335,11 @@ def evaluate(path, model, device, fps, skeleton, up, as_json):
 
     \b
     motion-vq evaluate data/panoptic -m runs/3d --json
-    motion-vq evaluate walk.npz -m runs/3d
+    motion-vq evaluate walk.npz
     """
     from motion_vq.recordings import read_recordings
-    tokenizer = _tokenizer(model, device)
-    if path.is_dir() and (path/"validation").is_dir(): return say(_on_data_set(tokenizer, path, device), as_json)
-    say([_there_and_back(tokenizer, r, up) for r in read_recordings(path, skeleton, fps)], as_json)
+    if path.is_dir() and (path/"validation").is_dir(): return say(_on_data_set(_tokenizer(model, device, 2), path, device), as_json)
+    say([_there_and_back(_tokenizer(model, device, r.joints.shape[-1]), r, up) for r in read_recordings(path, skeleton, fps)], as_json)
 
 # %% ../nbs/16_cli.ipynb #9f8342e7
 def _report(name):

@@ -69,7 +69,7 @@ def meet(
     return bent
 
 # %% ../nbs/05_windows.ipynb #943708e6
-SCALE_STEPS, CENTRE_STEPS = 16, 8  # of an octave; of a pixel
+SCALE_STEPS, CENTRE_STEPS = 8, 32  # of an octave; of the box's side
 
 
 def placements(
@@ -79,14 +79,14 @@ def placements(
     "The whole numbers that place each window in the box."
     scale, centre = fit_params(windows, size)
     steps = np.floor(SCALE_STEPS * np.log2(scale)).astype(np.int64)
-    pixels = np.rint(CENTRE_STEPS * centre * 2.0**(steps / SCALE_STEPS)[:, None])
-    if np.abs(pixels).max() > 2**40: raise DataError("a window is so far from the origin that its place cannot be told: move the recording there")
-    return np.concatenate([steps[:, None], pixels.astype(np.int64)], 1)
+    places = np.rint(CENTRE_STEPS / size * centre * 2.0**(steps / SCALE_STEPS)[:, None])
+    if np.abs(places).max() > 2**40: raise DataError("a window is so far from the origin that its place cannot be told: move the recording there")
+    return np.concatenate([steps[:, None], places.astype(np.int64)], 1)
 
 
-def _scale_and_centre(placed):    # (windows,) pixels per unit; (windows, 2|3) in units
+def _scale_and_centre(placed, size):    # (windows,) pixels per unit; (windows, 2|3) in units
     scale = 2.0**(placed[:, 0] / SCALE_STEPS)
-    return scale, placed[:, 1:] / (CENTRE_STEPS * scale[:, None])
+    return scale, placed[:, 1:] * size / (CENTRE_STEPS * scale[:, None])
 
 
 def to_box(
@@ -95,7 +95,7 @@ def to_box(
     size:int,            # side of the box, in pixels
 )->np.ndarray:           # the same shape, float64, in pixels
     "Windows in the box."
-    scale, centre = _scale_and_centre(placed)
+    scale, centre = _scale_and_centre(placed, size)
     return scale[:, None, None, None] * (np.asarray(windows, np.float64) - centre[:, None, None]) + (size - 1) / 2
 
 
@@ -105,7 +105,7 @@ def from_box(
     size:int,           # side of the box, in pixels
 )->np.ndarray:          # the same shape, float64, in the unit of the recording
     "Windows back where they were."
-    scale, centre = _scale_and_centre(placed)
+    scale, centre = _scale_and_centre(placed, size)
     return (np.asarray(pixels, np.float64) - (size - 1) / 2) / scale[:, None, None, None] + centre[:, None, None]
 
 # %% ../nbs/05_windows.ipynb #7cb18947
@@ -115,4 +115,4 @@ def placement_bits(
     "Bits of the placements as Exp-Golomb codes of their differences; the first is told from zero."
     d = np.diff(np.asarray(placed), axis=0, prepend=0)
     u = np.where(d > 0, 2 * d - 1, -2 * d)
-    return int((2 * np.floor(np.log2(u // 16 + 1)).astype(np.int64) + 5).sum())
+    return int((2 * np.floor(np.log2(u // 4 + 1)).astype(np.int64) + 3).sum())

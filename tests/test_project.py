@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 NBS, LIB = ROOT / "nbs", ROOT / "motion_vq"
-NOTEBOOKS = sorted(path for path in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in path.parts)
+NOTEBOOKS = sorted(path for path in NBS.rglob("*.ipynb") if not {".ipynb_checkpoints", "_runs"} & {*path.parts})
 REPORTS = [path for path in NOTEBOOKS if path.is_relative_to(NBS / "analysis") or path.is_relative_to(NBS / "explore")]
 MODULES = sorted(path for path in LIB.rglob("*.py") if path.name not in ("__init__.py", "_modidx.py"))
 
@@ -102,7 +102,7 @@ def source_of(module):
 
 def test_library_is_the_export_of_the_notebooks(tmp_path):
     "A fresh export equals motion_vq/ byte for byte: `make export` makes it so."
-    shutil.copytree(NBS, tmp_path / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    shutil.copytree(NBS, tmp_path / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints", "_runs"))
     shutil.copy(ROOT / "settings.ini", tmp_path)
     (tmp_path / "motion_vq").mkdir()
     env = {name: value for name, value in os.environ.items() if name != "IN_TEST"}
@@ -110,6 +110,7 @@ def test_library_is_the_export_of_the_notebooks(tmp_path):
                    cwd=tmp_path, env=env, check=True)
     fresh, stored = files(tmp_path / "motion_vq"), files(LIB)
     assert stored.pop("py.typed") == b"", "an empty file that says that the package has types; no notebook makes it"
+    stored = {name: data for name, data in stored.items() if not name.startswith("pretrained/")}    # weights: analysis/pretrained makes them
     assert sorted(fresh) == sorted(stored), "motion_vq/ lacks modules, or has some that no notebook makes"
     assert [name for name in fresh if fresh[name] != stored[name]] == [], "run `make export`, or `nbdev_update` if a .py was edited"
 
@@ -198,6 +199,7 @@ def test_modules_import_only_what_is_required(path):
     foreign = names(lazy=False) - required
     assert not foreign, f"{relative(path)} imports {sorted(foreign)}: not among the requirements in settings.ini"
     optional = import_names(r for r in DEV_REQUIREMENTS if r.name not in ("nbdev", "execnb", "fastcore", "ghapi", "pytest", "hypothesis"))
+    optional |= {Requirement(text).name for text in CFG["lpips_requirements"].split()}    # its own extra: with its weights it is no part of development
     foreign = names(lazy=True) - required - optional
     assert not foreign, f"{relative(path)} imports {sorted(foreign)} in a function"
 

@@ -57,19 +57,19 @@ def test_every_window_lies_in_the_box_and_comes_back(seed, dims, unit, away):
     placed = placements(x, 64)
     inside = to_box(x, placed, 64)
     extent = np.ptp(inside, axis=(1, 2)).max(-1)
-    assert (extent <= 0.9 * 64 + 1e-6).all() and (extent >= 0.9 * 64 / 2**(1 / 16) - 1e-6).all()
+    assert (extent <= 0.9 * 64 + 1e-6).all() and (extent >= 0.9 * 64 / 2**(1 / 8) - 1e-6).all()
     middle = (inside.min((1, 2)) + inside.max((1, 2))) / 2
-    np.testing.assert_allclose(middle, 31.5, atol=1 / 16 + 1e-5)
+    np.testing.assert_allclose(middle, 31.5, atol=1 + 1e-5)
     np.testing.assert_allclose(from_box(inside, placed, 64), x, atol=1e-6 * unit * (1 + abs(away)))
 
 
 def test_one_point_has_a_place():
     x = np.full((1, 4, 3, 2), 7.0)
     np.testing.assert_allclose(from_box(to_box(x, p := placements(x, 32), 32), p, 32), x)
-    np.testing.assert_allclose(to_box(x, p, 32), 15.5, atol=1 / 16)
+    np.testing.assert_allclose(to_box(x, p, 32), 15.5, atol=1 / 2)
 
 
-def exp_golomb(d, order=4):
+def exp_golomb(d, order=2):
     "The code itself, as H.264 writes it: an independent count of its bits."
     u = 2 * d - 1 if d > 0 else -2 * d
     head, tail = divmod(u, 2**order)

@@ -16,6 +16,6 @@ def still(nb: dict) -> bool:
 
 if __name__ == "__main__":
     for path in sorted(NBS.rglob("*.ipynb")):
-        if ".ipynb_checkpoints" in path.parts: continue
+        if {".ipynb_checkpoints", "_runs"} & {*path.parts}: continue
         nb = json.loads(path.read_text(encoding="utf-8"))
         if still(nb): path.write_text(json.dumps(nb, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,68 @@
+"""The tokenizers that come with the library: there, small, loaded without a network, and near on people that they have not seen"""
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import motion_vq
+from motion_vq.codec import MotionCodec
+from motion_vq.core import ConfigError
+from motion_vq.joint_errors import mpjpe
+from motion_vq.networks import preset
+from motion_vq.synthetic import motion
+from motion_vq.tokens import SHIPPED, Tokenizer, load_tokens
+
+FOLDER = Path(motion_vq.__file__).parent / "pretrained"
+
+
+def walk(dims, frames=300):
+    "A person in millimetres, or in the pixels of a camera far in front."
+    joints = 10 * motion("gait", frames=frames, seed=3).astype(np.float64)
+    return joints if dims == 3 else joints[..., :2] / 4 + 800
+
+
+def test_what_is_shipped_is_small_and_described():
+    assert sorted(path.name for path in FOLDER.iterdir()) == sorted(SHIPPED.values())
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= 10e6
+    for name in SHIPPED.values():
+        card = (FOLDER / name / "README.md").read_text("utf-8")
+        assert all(word in card for word in ("data", "seed", "joints off by", "Limits", "Apache License", "mocap.cs.cmu.edu"))
+
+
+@pytest.mark.parametrize("dims", SHIPPED)
+def test_a_walk_comes_back(dims):
+    "In its own unit and place; nearer than a pose that is held, by far."
+    joints, tokenizer = walk(dims), Tokenizer.from_pretrained(SHIPPED[dims])
+    again = tokenizer.joints(tokenizer.encode(joints, fps=30))
+    assert again.shape == joints.shape
+    assert mpjpe(joints, again) < 0.1 * mpjpe(joints, np.broadcast_to(joints.mean(0), joints.shape))
+
+
+def test_it_needs_no_network_and_no_network_library(tmp_path):
+    "In a process that cannot open a socket, from another folder."
+    code = ("import socket\ndef no(*a, **k): raise OSError('no network')\nsocket.socket.connect = no\n"
+            "from motion_vq.tokens import Tokenizer\nprint(Tokenizer.from_pretrained('motion-3d').model_id)")
+    env = {**os.environ, "PYTHONPATH": str(FOLDER.parents[1]), "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == Tokenizer.from_pretrained("motion-3d").model_id
+
+
+def test_files_and_processes_agree(tmp_path):
+    "Tokens of a file, decoded elsewhere and in other batches: the same bits."
+    joints, tokenizer = walk(3), Tokenizer.from_pretrained("motion-3d")
+    tokens = tokenizer.encode(joints)
+    tokens.save(tmp_path / "walk.safetensors")
+    code = ("import hashlib, sys\nfrom motion_vq.tokens import Tokenizer, load_tokens\n"
+            "t = Tokenizer.from_pretrained('motion-3d')\nprint(hashlib.sha256(t.joints(load_tokens(sys.argv[1])).tobytes()).hexdigest())")
+    env = {**os.environ, "PYTHONPATH": str(FOLDER.parents[1])}
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "walk.safetensors")], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == hashlib.sha256(tokenizer.joints(load_tokens(tmp_path / "walk.safetensors")).tobytes()).hexdigest()
+
+
+def test_a_codec_has_no_networks():
+    with pytest.raises(ConfigError, match="without networks"): MotionCodec(preset("cpu"))
