@@ -97,8 +97,8 @@ class Explorer:
         try:
             if self.adapt: self.adapt(self)
             picture, words = self.draw(**self.values)
-            self.image.value = png(picture)
             self.words.value = words._repr_html_() if hasattr(words, "_repr_html_") else html.escape(words)
+            self.image.value = png(picture)    # the last to be sent: who sees another picture sees its words
         except MotionVQError as e: self.words.value = f'<span style="color:#D55E00">{html.escape(str(e))}</span>'
         finally: self.drawing = False
 
