@@ -38,17 +38,36 @@ class _Counts:    # of the tokens that came in one context
         self.seen[x] += 1
         self.n += 1
 
+# %% ../nbs/12_entropy.ipynb #3275e3ca
+class _Known:    # a distribution that is known beforehand
+    def __init__(self, p): self.p = p
+
+    def probability(self, x, coarser): return self.p[x]
+
+    def add(self, x): pass
+
+
+def _distributions(prior, K):    # (places, K) float64
+    p = np.asarray(prior, np.float64)
+    if p.ndim != 2 or p.shape[1] != K or not (p.min() >= 0 and np.allclose(p.sum(1), 1, atol=1e-4)):
+        raise ConfigError(f"the prior {p.shape} must be (places, {K}) probabilities, those of a place together 1")
+    p = p + 1e-6 / K    # so that no token is impossible
+    return p / p.sum(1, keepdims=True)
+
 # %% ../nbs/12_entropy.ipynb #f6e58586
 class Predictor:
     "Tells the next token of a grid from those before, and learns from each."
     def __init__(self,
         codebook_size:int,    # K
         contexts=CONTEXTS,    # any of `CONTEXTS`; none: the unigram model
+        prior=None,           # (f h w, K) probabilities that both sides know, positive where a token can occur; None: the unigram model learns
     ):
         if type(codebook_size) is not int or codebook_size < 2: raise ConfigError(f"codebook_size is {codebook_size!r}: at least 2 are needed")
         self.K, self.contexts = codebook_size, [one_of(kind, CONTEXTS, "context") for kind in contexts]
         self.even = np.full(codebook_size, 1 / codebook_size)
-        self.all, self.found, self.credit = _Counts(codebook_size), {}, [1.0] * (1 + len(self.contexts))
+        self.found, self.credit = {}, [1.0] * (1 + len(self.contexts))
+        self.common = None if prior is None else [_Known(p) for p in _distributions(prior, codebook_size)]
+        self.all = _Counts(codebook_size)
 
     def start(self,
         shape,    # (windows, f, h, w) of the grid that comes next
@@ -56,26 +75,29 @@ class Predictor:
         "Begin a grid; what was learnt from others stays."
         if len(shape) != 4: raise ConfigError(f"tokens of shape {tuple(shape)}: expected (windows, f, h, w)")
         self.places, self.looks = math.prod(shape[1:]), [_looks(shape, kind) for kind in self.contexts]
+        if self.common and len(self.common) != self.places: raise ConfigError(f"the prior is of {len(self.common)} places, and windows have {self.places}")
 
     def counts(self,
         tokens,    # (tokens,) those before the i-th are looked at
         i:int,     # number of the token that comes next
-    )->list:       # what was seen before in each context that it is in
+    )->list:       # the unigram model or the prior, and what was seen before in each context that it is in
         "Find what there is to learn from."
-        found = []
+        place = i % self.places
+        found = [self.common[place] if self.common else self.all]
         for kind, looks in zip(self.contexts, self.looks):
-            value = i % self.places if kind == "place" else int(tokens[looks[i]]) if looks[i] >= 0 else -1
-            if (kind, value) not in self.found: self.found[kind, value] = _Counts(self.K)
-            found.append(self.found[kind, value])
+            value = place if kind == "place" else int(tokens[looks[i]]) if looks[i] >= 0 else -1
+            key = kind, value, place if self.common else 0    # codes of places that differ are not the same
+            if key not in self.found: self.found[key] = _Counts(self.K)
+            found.append(self.found[key])
         return found
 
     def probabilities(self,
         counts,             # from `counts`
         x=slice(None),      # a token, or all of them
-    )->list:                # of the unigram model's prediction, and each context's
+    )->list:                # of the unigram model's prediction or the prior, and each context's
         "What each model holds of a token."
-        common = self.all.probability(x, self.even[x])
-        return [common] + [c.probability(x, common) for c in counts]
+        common = counts[0].probability(x, self.even[x])
+        return [common] + [c.probability(x, common) for c in counts[1:]]
 
     def mixed(self,
         predicted,    # from `probabilities`
@@ -92,7 +114,7 @@ class Predictor:
         p = self.mixed(predicted)
         total = sum(self.credit)
         for j, q in enumerate(predicted): self.credit[j] += self.credit[j] * q / (total * p)
-        for c in (self.all, *counts): c.add(x)
+        for c in counts: c.add(x)
         return p
 
 # %% ../nbs/12_entropy.ipynb #07c19b39
@@ -103,8 +125,8 @@ def _checked(indices, K):
     return indices.astype(np.int64)
 
 
-def _trained(K, contexts, training):
-    predictor = Predictor(K, contexts)
+def _trained(K, contexts, training, prior):
+    predictor = Predictor(K, contexts, prior)
     for grid in training: _lengths(predictor, _checked(grid, K))
     return predictor
 
@@ -121,9 +143,10 @@ def lengths(
     codebook_size:int,      # K
     contexts=CONTEXTS,      # any of `CONTEXTS`; none: the unigram model
     training=(),            # grids that are known to both sides
+    prior=None,             # (f h w, K) probabilities that are known to both sides; None: none
 )->np.ndarray:              # (windows, f, h, w) float64
     "Bits of each token under an adaptive model: minus the binary logarithm of what it was predicted with."
-    return _lengths(_trained(codebook_size, contexts, training), _checked(indices, codebook_size))
+    return _lengths(_trained(codebook_size, contexts, training, prior), _checked(indices, codebook_size))
 
 # %% ../nbs/12_entropy.ipynb #95147448
 def _model(p):    # what the coder needs of a distribution
@@ -135,9 +158,10 @@ def encode(
     codebook_size:int,      # K
     contexts=CONTEXTS,      # any of `CONTEXTS`; none: the unigram model
     training=(),            # grids that are known to both sides
+    prior=None,             # (f h w, K) probabilities that are known to both sides; None: none
 )->bytes:                   # a multiple of 4
     "Tokens as a range coder writes them with an adaptive model."
-    coder, predictor, indices = constriction.stream.queue.RangeEncoder(), _trained(codebook_size, contexts, training), _checked(indices, codebook_size)
+    coder, predictor, indices = constriction.stream.queue.RangeEncoder(), _trained(codebook_size, contexts, training, prior), _checked(indices, codebook_size)
     predictor.start(indices.shape)
     tokens = indices.ravel()
     for i, x in enumerate(tokens.tolist()):
@@ -150,13 +174,14 @@ def encode(
 def decode(
     code:bytes,             # from `encode`
     shape,                  # (windows, f, h, w)
-    codebook_size:int,      # K, contexts and training as they were there
+    codebook_size:int,      # K, contexts, training and prior as they were there
     contexts=CONTEXTS,
     training=(),
+    prior=None,
 )->np.ndarray:              # (windows, f, h, w) int64
     "The tokens again; a code that was cut or made otherwise gives others, or a `DataError`."
     if len(code) % 4: raise DataError(f"a code of {len(code)} bytes: expected a multiple of 4")
-    words, predictor = np.frombuffer(code, "<u4").astype(np.uint32), _trained(codebook_size, contexts, training)
+    words, predictor = np.frombuffer(code, "<u4").astype(np.uint32), _trained(codebook_size, contexts, training, prior)
     predictor.start(shape)
     coder = constriction.stream.queue.RangeDecoder(words)
     tokens = np.empty(math.prod(shape), np.int64)
@@ -177,8 +202,9 @@ def sizes(
     codebook_size:int,      # K
     training=(),            # grids that are known to both sides
     coders=CODERS,          # names of those that are asked for
+    prior=None,             # (f h w, K) probabilities that are known to both sides; None: none
 )->dict:                    # of bits, exactly
-    "What tokens cost: `fixed` at log2 K each, and in the bytes of the `unigram` and of the `context` coder."
+    "What tokens cost: `fixed` at log2 K each, and in the bytes of the `unigram` (with a prior: the prior's) and of the `context` coder."
     indices = _checked(indices, codebook_size)
     fixed = indices.size * math.log2(codebook_size)
-    return {name: fixed if (looks := CODERS[name]) is None else 8 * len(encode(indices, codebook_size, looks, training)) for name in coders}
+    return {name: fixed if (looks := CODERS[name]) is None else 8 * len(encode(indices, codebook_size, looks, training, prior)) for name in coders}
