@@ -1,9 +1,13 @@
 "Published numbers: each stands in a committed file, which says what it was measured on and by what."
 import json
 import re
+import runpy
+import shutil
 from pathlib import Path
 
 import pytest
+
+from motion_vq import sweeps
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT/"nbs"/"analysis"/"results"
@@ -66,3 +70,78 @@ def test_a_result_names_its_data_its_version_and_its_machine(path):
     if path.name == "benchmarks.json": assert {"processor", "cores", "commit"} <= result["machine"].keys()
     else: assert result["data"] and result["version"] and result["commit"] and result["rows"]
     assert not re.search(r"(/work|/root|/home|/tmp)/", path.read_text()), "a path of one machine"
+
+
+# --- published sweeps ---
+
+PUBLISH = runpy.run_path(str(ROOT/"tools"/"publish.py"))
+ENTRY = dict(commit=r"[0-9a-f]{7,40}", hardware=r"\S.{9,}")
+
+
+def faults(folder):
+    "What is wrong with a published sweep, as texts."
+    made, points = json.loads((folder/"made.json").read_text()), {p.name: p for p in sorted((folder/"points").iterdir())}
+    if made.keys() != points.keys(): yield f"made.json and points differ: {sorted(made.keys() ^ points.keys())}"
+    wanted = {"made.json", *(f"points/{name}/{file}" for name in points for file in PUBLISH["KEPT"])}
+    if wanted != (there := {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}): yield f"files: {sorted(wanted ^ there)}"
+    if PUBLISH["ABSOLUTE"].search((folder/"made.json").read_text()): yield "made.json: a path of one machine"
+    for name, point in points.items():
+        entry = made.get(name, {})
+        if entry.keys() != ENTRY.keys() or not all(re.fullmatch(ENTRY[k], v) for k, v in entry.items()): yield f"{name}: made.json says {entry}"
+        try: done = PUBLISH["checked"](point)    # the digest, the name, no path of one machine
+        except Exception as e: yield str(e); continue
+        if not done: yield f"{name}: is not done"; continue
+        result, version = json.loads((point/"out"/"result.json").read_text()), json.loads((point/"parameters.json").read_text())["version"]
+        if not (result.get("data") and len(result.get("data_sha256", "")) == 64 and result.get("version") == version and result.get("rows")):
+            yield f"{name}: its result does not name its data, or its version"
+    if len({json.loads((p/"out"/"result.json").read_text())["data_sha256"] for p in points.values() if (p/"out"/"result.json").exists()}) > 1:
+        yield "points of different data"
+
+
+@pytest.mark.parametrize("made", sorted(RESULTS.glob("*/made.json")), ids=lambda p: p.parent.name)
+def test_a_published_sweep_is_whole_and_names_its_commits_and_machines(made):
+    assert not list(faults(made.parent))
+    assert len(sweeps.rows(made.parent)) >= len(json.loads(made.read_text()))
+
+
+@pytest.fixture
+def published(tmp_path):
+    "A sweep of two points, published."
+    for seed in (0, 1):
+        point = dict(notebook="toy.ipynb", code="0" * 64, version="1", parameters=dict(data="../mocap", seed=seed))
+        folder = tmp_path/"sweep"/"points"/PUBLISH["point_id"](point)
+        PUBLISH["write_json"](folder/"parameters.json", point)
+        PUBLISH["write_json"](folder/"out"/"result.json", dict(rows=[dict(model="a")], data="toy", data_sha256="0" * 64, version="1"))
+        PUBLISH["write_json"](folder/"status.json", dict(state="done", seconds=1.0, sha256=sweeps.sha256_file(folder/"out"/"result.json")))
+    PUBLISH["publish"](tmp_path/"sweep", tmp_path/"toy", "0" * 40, "one core of a test")
+    return tmp_path/"toy"
+
+
+def edited(file, old, new, resign=False):
+    def damage(folder):
+        path = sorted(folder.rglob(file))[0]
+        path.write_text(path.read_text().replace(old, new))
+        status = path.parents[1]/"status.json"
+        if resign: status.write_text(json.dumps(dict(state="done", seconds=1.0, sha256=sweeps.sha256_file(path))))
+    return damage
+
+
+@pytest.mark.parametrize("damage, fault", [
+    (None, None),
+    (edited("made.json", "one core", "/home/me, one core"), "a path of one machine"),
+    (edited("made.json", '"one core of a test"', '""'), "made.json says"),
+    (edited("made.json", "commit", "comit"), "made.json says"),
+    (lambda f: shutil.rmtree(sorted((f/"points").iterdir())[0]), "differ"),
+    (lambda f: (sorted((f/"points").iterdir())[0]/"out"/"manifest.json").write_text("{}"), "files"),
+    (edited("result.json", '"a"', '"b"'), "altered since"),
+    (edited("result.json", '"toy"', '""', True), "does not name its data"),
+    (edited("result.json", '"version": "1"', '"version": "2"', True), "its version"),
+    (edited("result.json", "0" * 64, "1" * 64, True), "different data"),
+    (edited("result.json", '"a"', '"/root/a"', True), "path of this machine"),
+    (edited("parameters.json", '"seed"', '"sede"'), "another point"),
+    (edited("status.json", "done", "failed"), "is not done"),
+])
+def test_a_fault_of_a_published_sweep_is_found(published, damage, fault):
+    if damage: damage(published)
+    found = list(faults(published))
+    assert any(fault in f for f in found) if fault else not found
