@@ -3,11 +3,13 @@ import json
 import re
 import runpy
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from motion_vq import sweeps
+from motion_vq.frame_errors import FOREGROUND
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT/"nbs"/"analysis"/"results"
@@ -24,15 +26,16 @@ def numbers_of(text):
     "(model, column, cell, file) of every number in the tables of a text."
     for lines, note in TABLE.findall(text):
         heads, _, *rows = map(cells, lines.splitlines())
-        file = re.search(r"\]\((nbs/analysis/results/[^)]+\.json)\)", note)[1]
+        file = re.search(r"\]\((nbs/analysis/results/[^)]+)\)", note)[1]
         for row in rows:
             for head, cell in zip(heads[1:], row[1:]):
                 if cell: yield row[0], head, cell, file
 
 
 def stands_in_its_file(model, head, cell, file):
-    row, = [r for r in json.loads((ROOT/file).read_text())["rows"] if r["model"] == model]
-    value = row[NAMES[head]]
+    rows = [r for r in json.loads((ROOT/file).read_text())["rows"] if r.get("model") == model] if file.endswith(".json") else []
+    if len(rows) != 1 or head not in NAMES: return all(is_founded(figure, f"]({file})") for figure in re.findall(r"\d+\.\d+", cell))
+    value = rows[0][NAMES[head]]
     return cell == (str(value) if isinstance(value, int) else f"{value:.3f}")
 
 
@@ -48,12 +51,61 @@ def test_a_changed_number_would_be_found():
     assert sum(not stands_in_its_file(*f) for f in numbers_of(changed)) == 1
 
 
-def test_the_prose_of_the_readme_has_no_figure_of_its_own():
-    "What is measured stands in tables, or the sentence names its file."
-    prose = re.sub(r"```.*?```", "", README, flags=re.S)
+def figures_of(text):
+    "(figure, sentence) for every decimal number in the prose of a text."
+    prose = re.sub(r"```.*?```", "", text, flags=re.S)
     for sentence in re.split(r"\n\n|(?<=[.:])\s", "\n".join(line for line in prose.splitlines() if not line.startswith("|"))):
-        figures = re.findall(r"\d+\.\d+", re.sub(r"\]\([^)]*\)|arXiv [\d.]+|Python 3\.\d+|License 2\.0|`[^`]*`", "", sentence))
-        assert not figures or "results/" in sentence, f"{figures} in {sentence!r}: where is it from?"
+        said = re.sub(r"\]\([^)]*\)|arXiv [\d.]+|Python 3\.\d+|License 2\.0|`[^`]*`", "", sentence)
+        yield from ((figure, sentence) for figure in re.findall(r"\d+\.\d+", said))
+
+
+@cache
+def numbers_in(path):
+    "Absolute values of all numbers in a file of results, or in all of a folder."
+    if path.is_dir(): return frozenset().union(*map(numbers_in, path.rglob("*.json")))
+    found, todo = set(), [json.loads(path.read_text())]
+    while todo:
+        value = todo.pop()
+        if isinstance(value, (dict, list)): todo += value.values() if isinstance(value, dict) else value
+        elif isinstance(value, (int, float)): found.add(abs(value))
+    return frozenset(found)
+
+
+def is_founded(figure, sentence):
+    "Whether the sentence names a file of results that has the figure, rounded as it is, or as a percentage."
+    named, digits = (RESULTS/name for name in re.findall(r"\]\((?:[^)]*/)?results/([^)#]+)\)", sentence)), len(figure.partition(".")[2])
+    return any(f"{scale * v:.{digits}f}" == figure for path in named if path.exists() for v in numbers_in(path) for scale in (1, 100))
+
+
+def test_the_prose_of_the_readme_has_no_figure_of_its_own():
+    "What is measured stands in tables, or the sentence names its file, which has it."
+    assert not [f for f in figures_of(README) if f[0] not in PAPERS and not is_founded(*f)], "where is it from?"
+
+
+REPORTS = sorted((ROOT/"nbs"/"analysis").glob("*.ipynb"))
+PAPERS = {"9.31", "37.1", "0.8545", "0.240"} | set(re.findall(r"\d+\.\d+", (ROOT/"nbs"/"analysis"/"published.csv").read_text()))    # what the paper says, and what follows
+
+
+def unfounded(nb):
+    "Figures in a report's prose that are neither the paper's nor a constant of its own code or of the metrics, nor in a file that the sentence names."
+    text = {kind: "\n\n".join("".join(c["source"]) for c in nb["cells"] if c["cell_type"] == kind) for kind in ("markdown", "code")}
+    constants = PAPERS | {str(FOREGROUND)} | set(re.findall(r"\d+\.\d+", text["code"]))
+    return [f for f in figures_of(text["markdown"]) if f[0] not in constants and not is_founded(*f)]
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda p: p.stem)
+def test_the_prose_of_a_report_has_no_figure_of_its_own(path):
+    "What it measures its cells print; a figure in a sentence is the paper's, a constant of the report, or has its file beside it."
+    assert not unfounded(json.loads(path.read_text("utf-8"))), "where is it from?"
+
+
+def test_a_figure_without_its_file_would_be_found():
+    path = RESULTS/"vqgan_vs_dvae-2d.json"
+    skill = json.loads(path.read_text())["rows"][0]["ssim_skill"]
+    report = lambda *sentences: dict(cells=[dict(cell_type="markdown", source=list(sentences))])
+    for said, count in ((f"The skill is {skill:.3f}.", 1), (f"[It](results/{path.name}) is {skill:.3f}, or {100 * skill:.1f} %, or {skill:.5f}.", 0),
+                        (f"[It](results/{path.name}) is {skill + 0.00049:.4f}. ", 1), (f"[It](results/nowhere.json) is {skill:.3f}.", 1), ("It gains 9.31 %.", 0)):
+        assert len(unfounded(report(said))) == count, said
 
 
 def test_what_is_published_is_listed_and_what_is_listed_is_there():
