@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -88,7 +89,7 @@ def _work(folder, source, cwd):    # what the process of a point does; its exit 
         with FileLock(folder/".lock", timeout=PATIENCE):
             if state(folder)["state"] == "done": return 0
             began, point = time.monotonic(), read_json(folder/"parameters.json")
-            left = [p for p in folder.glob(".*.part") if not p.name.startswith(".parameters.json")]    # another driver may be at that
+            left = [p for p in folder.rglob(".*.part") if not p.name.startswith(".parameters.json")]    # another driver may be at that
             for old in (folder/"status.json", result, *left): old.unlink(missing_ok=True)
             parameters = dict(point["parameters"], out=str(folder/"out"))
             reason = run_report(source, folder/point["notebook"], parameters, cwd) or _fault(result)
@@ -131,26 +132,49 @@ def _attempt(folder, source, cwd, threads=None, alive=None):    # the state that
     return _fail(folder, f"its process ended with status {status}: {words}") if status else state(folder)
 
 # %% ../nbs/13_sweeps.ipynb #356862bd
+def _check_version(sweep, out):
+    ours = sweep.points[0]["version"]
+    for folder, point in _points(out) if (out/"points").is_dir() else ():
+        if point["version"] != ours:
+            raise ConfigError(f"{out}: {Path('points')/folder.name} is of motion_vq {point['version']}, and this is {ours}: give another folder; what is there stays")
+
+
 def _prepare(sweep, out):    # the copy of the report; {folder: identity}
     source = out/"notebooks"/f"{sha256_json([cell.source for cell in sweep.nb.cells])[:16]}.ipynb"
-    if not source.exists(): write_json(source, sweep.nb)
     folders = {out/"points"/point_id(point): point for point in sweep.points}
-    for folder, point in folders.items():
-        if not (folder/"parameters.json").exists() or (folder/"parameters.json").read_bytes() != json_bytes(point):
-            write_json(folder/"parameters.json", point)
+    out.mkdir(parents=True, exist_ok=True)
+    with FileLock(out/".lock"):    # nobody else writes such files meanwhile, so those that lie half-written are of the dead
+        _check_version(sweep, out)
+        for old in (*out.glob("notebooks/.*.part"), *out.glob("points/*/.parameters.json.*.part")): old.unlink()
+        if not source.exists(): write_json(source, sweep.nb)
+        for folder, point in folders.items():
+            if not (folder/"parameters.json").exists() or (folder/"parameters.json").read_bytes() != json_bytes(point):
+                write_json(folder/"parameters.json", point)
     return source, folders
 
 # %% ../nbs/13_sweeps.ipynb #aed171d0
+def _share(points):    # of this machine's cores, for each of so many at a time
+    return max(1, (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) // points)
+
+
 @contextmanager
 def _threads(workers):    # yields what submits a point, and how many are in work at a time
     pool, (alive, end) = ThreadPoolExecutor(workers), os.pipe()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try: yield partial(pool.submit, _attempt, threads=max(1, cores // workers), alive=alive), workers
+    try: yield partial(pool.submit, _attempt, threads=_share(workers), alive=alive), workers
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         os.close(end)        # whatever still runs stops now
         pool.shutdown()
         os.close(alive)
+
+
+def _host(address): return address.rpartition(":")[0]    # of a worker
+
+
+def _at_worker(at_once, folder, source, cwd):    # the state; at_once: {host: points at a time}
+    from distributed import get_worker
+    worker = get_worker()
+    return _attempt(folder, source, cwd, _share(at_once.get(_host(worker.address), worker.state.nthreads)))
 
 
 @contextmanager
@@ -159,7 +183,10 @@ def _dask(address):       # the same on a cluster
     try: client = Client(address, timeout=10)
     except (OSError, ValueError) as e:
         raise ConfigError(f"no Dask scheduler answers at {address!r} ({e}): start one with `dask scheduler`") from None
-    with client: yield partial(client.get_executor(pure=False).submit, _attempt), max(1, sum(client.nthreads().values()))
+    with client:
+        at_once = Counter()
+        for worker, threads in client.nthreads().items(): at_once[_host(worker)] += threads
+        yield partial(client.get_executor(pure=False).submit, _at_worker, dict(at_once)), max(1, at_once.total())
 
 # %% ../nbs/13_sweeps.ipynb #752a6c08
 def _span(seconds):
@@ -301,11 +328,14 @@ def _markdown(rows):    # columns that say the same everywhere are said once, be
 # %% ../nbs/13_sweeps.ipynb #68e3847e
 def _print_table(out, form):
     found = rows(out)
-    missing = [(folder, status) for folder, _ in _points(out) if (status := state(folder))["state"] != "done"]
+    points = [folder for folder, _ in _points(out)]
+    missing = [(folder, status) for folder in points if (status := state(folder))["state"] != "done"]
+    strays = [folder for folder in sorted(Path(out).glob("points/*")) if folder.is_dir() and folder not in points]
     if form == "json": print(json_bytes(found).decode(), end="")
     elif form == "csv": print(table(out).to_csv(index=False), end="")
     elif found: print(_markdown(found))
     for folder, status in missing: print(f"{folder.name}: {status['state']}", *status.get("reason", "").splitlines()[:1], file=sys.stderr)
+    for folder in strays: print(f"{folder/'parameters.json'}: missing, damaged or of another point, so its result is left out", file=sys.stderr)
 
 # %% ../nbs/13_sweeps.ipynb #0690e8d6
 def _arguments(argv):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+import motion_vq.clips
 from motion_vq import panoptic
 from motion_vq.clips import Clips, batch, batches, check_manifest, clip_maps, data_sha256, load_clips, share, usable_starts
 from motion_vq.core import ConfigError, DataError, write_json
@@ -110,6 +111,21 @@ def test_cameras_are_the_papers_and_see_the_whole_window(root):
             track = next(t for t, _ in clips.tracks if (t.sequence, t.person) == (w.sequence, w.person) and t.start <= w.start)
             seen = panoptic.views(track, clips.cameras[w.sequence], w.cameras)
             assert seen[:, w.start - track.start:w.start - track.start + 16].all()
+
+
+@pytest.mark.parametrize("kind, nodes, n", [("2d", panoptic.EGO_NODES, 1), ("exo", panoptic.EXO_NODES, 3)])
+def test_cameras_are_frozen_for_validation_and_drawn_from_the_seed_in_training(root, monkeypatch, kind, nodes, n):
+    clips, validation, manifest = load_clips(root, kind, 16, 32)
+    frozen = [w.cameras for w in validation.windows]
+    assert [w[3] for w in manifest["windows"]["validation"]] == [list(c) for c in frozen] and len(set(frozen)) > 1
+    drawn = []
+    chosen = motion_vq.clips.draw_cameras
+    monkeypatch.setattr(motion_vq.clips, "draw_cameras", lambda *args: drawn.append(chosen(*args)) or drawn[-1])
+    for seed in (3, 3, 4): batch(clips, seed, 0, 12)
+    first, again, other = drawn[:12], drawn[12:24], drawn[24:]
+    assert first == again != other and len(set(first)) > 1 and {len(set(c)) for c in drawn} == {n} and {node for c in drawn for node in c} <= set(nodes)
+    validation[0], validation[1]
+    assert len(drawn) == 36 and frozen == [w.cameras for w in validation.windows], "nothing is drawn for validation"
 
 
 def test_targets_are_the_maximum_over_limbs(root):

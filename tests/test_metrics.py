@@ -1,6 +1,7 @@
 """The metrics, against scikit-image, against the formulas frame by frame, and against numbers done by hand."""
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,13 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import structural_similarity
 
-from motion_vq import frame_errors
+from motion_vq import frame_errors, panoptic
+from motion_vq.clips import Clips, clip_maps
 from motion_vq.core import ConfigError, DataError
 from motion_vq.frame_errors import frame_series, ssim_map
+from motion_vq.heatmaps import paper_confidence
 from motion_vq.joint_errors import acceleration_error, mpjpe, pck
 from motion_vq.metrics import (PAPER, RIGOROUS, MeanPredictor, Scores, bits_per_second, blank, code_usage, frozen, mean_map,
                                paired_difference, paper_metrics, psnr, rigorous_metrics, t_std)
 
+MOCAP = Path(__file__).parents[2]/"shared"/"mocap"
 modest = settings(deadline=None, max_examples=12)
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(1, 4), st.integers(11, 16), st.integers(11, 16))
 seeds = st.integers(0, 2**32 - 1)
@@ -71,6 +75,9 @@ def cases():
     yield "constant", np.full(shape, .5, np.float32), np.full(shape, .6, np.float32)
     yield "blank", maps, np.zeros(shape, np.float32)
     yield "of blank", np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    yield "blank of random", rng.random(shape, np.float32), np.zeros(shape, np.float32)
+    yield "exact", maps, maps
+    yield "frozen", np.repeat(maps[:, :, :1], 5, 2), np.repeat(noisy(maps, 2)[:, :, :1], 5, 2)    # constant series: T-Std is 0
     yield "real-like", maps, noisy(maps, 2, .05)
     yield "bright", 1 - maps, 1 - noisy(maps, 3, .01)
     yield "one frame", maps[:, :, :1], noisy(maps, 2)[:, :, :1]
@@ -82,6 +89,27 @@ def test_paper_metrics_equal_the_formulas(target, pred):
     assert tuple(ours) == PAPER == ("ssim", "psnr", "l1", "t_std")
     for k in PAPER: assert ours[k] == pytest.approx(theirs[k], abs=1e-6), k
     assert paper_metrics(torch.from_numpy(target), torch.from_numpy(pred)) == ours
+
+
+@pytest.mark.parametrize("v", [0, 0.1, 0.25, 1 / 3, 1, 22.2, 100])
+def test_a_constant_series_has_no_spread(v):
+    "Not even by rounding."
+    assert t_std(np.full(64, v)) == 0 == t_std(np.full(64, v, np.float32)) == t_std([v])
+    maps = np.full((1, 1, 8, 12, 12), min(v, 1), np.float32)
+    assert paper_metrics(maps, maps / 2)["t_std"] == 0
+
+
+@pytest.mark.skipif(not MOCAP.is_dir(), reason="no real motion beside the project")
+@pytest.mark.parametrize("kind", ["2d", "exo", "3d"])
+def test_paper_metrics_equal_the_formulas_on_real_motion(kind):
+    "A real window with the paper's confidences: against nothing, itself without them, the frame before, noise, its first frame."
+    clips = Clips(panoptic.read_split(MOCAP, "validation"), kind, 16, 32, "validation")
+    joints = clips[len(clips) // 2][None]
+    target = clip_maps(joints, kind, 32, confidence=paper_confidence(joints.shape[:-1], np.random.default_rng(0)))[1].numpy()
+    sure = clip_maps(joints, kind, 32)[1].numpy()
+    for pred in (0 * target, sure, np.roll(target, 1, 2), noisy(target, 0), np.repeat(target[:, :, :1], 16, 2)):
+        ours, theirs = paper_metrics(target, pred), oracle_paper(target, pred)
+        for k in PAPER: assert ours[k] == pytest.approx(theirs[k], abs=1e-6), k
 
 
 @modest

@@ -1,4 +1,6 @@
 """Codebooks, networks, VQ-GAN and dVAE, against hand numbers and independent oracles."""
+import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from motion_vq.networks import PRESETS, QUANTIZER_NAMES, ModelConfig, PatchDiscr
 from motion_vq.quantize import EMAVectorQuantizer, GumbelQuantizer, VectorQuantizer, nearest, perplexity
 from motion_vq.adversary import Adversary
 from motion_vq.losses import gradient_loss, reconstruction_loss, weighted_error
+from motion_vq.trainer import train_preset
 from motion_vq.variants import quantizer, shared
 from motion_vq.vqgan import VQGAN
 
@@ -31,6 +34,38 @@ def test_the_discriminator_has_the_published_parameter_counts():
     with torch.device("meta"):
         for channels, parameters in ((1, 11_048_769), (3, 11_056_961)):
             assert count(PatchDiscriminator(channels, (64, 128, 256, 512))) == parameters
+
+
+ROWS = [(r["kind"], int(r["compression"]), int(r["codebook_size"])) for r in csv.DictReader((Path(__file__).parents[1]/"nbs"/"analysis"/"published.csv").open())]
+CLIPS = {"paper": (64, 128), "cpu": (32, 32)}    # frames and pixels of a clip that all compressions divide
+
+
+@pytest.mark.parametrize("model", ["vqgan", "continuous", "dvae", "plain dvae"])
+@pytest.mark.parametrize("scale", CLIPS)
+def test_every_published_row_can_be_built_and_restores_its_clip(scale, model):
+    "The paper's scale on the device `meta`, which knows shapes and computes nothing."
+    frames, size = CLIPS[scale]
+    build, network = {"dvae": (DVAE, scale), "plain dvae": (PlainDVAE, "plain")}.get(model, (VQGAN, scale))
+    for kind, compression, K in ROWS:
+        config = preset(network, kind, compression, K, frames=frames, size=size, **(dict(quantizer="none") if model == "continuous" else {}))
+        grid, out = tuple(n // compression for n in (frames, size, size)), (1, CHANNELS[kind][1], frames, size, size)
+        with torch.device("meta" if scale == "paper" else "cpu"), torch.no_grad():
+            net, x = build(config).eval(), torch.ones(1, CHANNELS[kind][0], frames, size, size)
+            latents = net.pre(net._latents(x)[0])
+            assert latents.shape[2:] == grid and latents.shape[1] == (config.code_dim if build is VQGAN else K), (kind, compression)
+            if scale == "paper": assert net._rebuild(torch.ones(1, config.code_dim, *grid)).shape == out
+            else: assert net(x).reconstruction.shape == out and (model == "continuous" or net.encode(x).shape == (1, *grid))
+
+
+def test_the_paper_like_dvae_is_plain_and_squares_its_errors():
+    "Plain convolutions, squared error, no KL, no joints, temperature from 1 to 1/2."
+    model, how = PlainDVAE(preset("plain", "2d")), train_preset("plain")
+    assert {type(m) for m in (*model.encoder.modules(), *model.decoder.modules()) if not list(m.children())} == {
+        torch.nn.Conv3d, torch.nn.ConvTranspose3d, torch.nn.ReLU}
+    assert (how.power, how.temporal, how.gan_weight, how.foreground, how.gradients) == (2, 0, 0, (0, 0), 0) and model.quantizer.diversity == 0
+    temperatures = []
+    for progress in (0, 1): model.anneal(progress); temperatures.append(model.quantizer.temperature.item())
+    assert temperatures == [1, 0.5]
 
 
 @pytest.mark.parametrize("build", [VQGAN, DVAE])

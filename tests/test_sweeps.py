@@ -2,6 +2,7 @@
 import csv
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -137,12 +138,33 @@ def test_stopped_and_killed_it_goes_on_without_repeating_what_is_finished(place,
     assert sweeps.main(command) == 0 and sum(started(place).values()) == 8
 
 
+def test_killed_at_random_moments_it_ends_with_each_point_once(place):
+    "A moment is a number of files that lie there; which one is drawn, and a failure names the seed."
+    seed, out = time.time_ns(), place/"out"
+    rng, finished = random.Random(seed), {}
+    files = lambda: sum(p.is_file() for p in out.rglob("*"))
+    done = lambda: {point["parameters"]["i"] for folder, point in (sweeps._points(out) if (out/"points").exists() else []) if sweeps.state(folder)["state"] == "done"}
+    for _ in range(3):
+        killed, moment = driver(place, "--workers", 2, count=8), files() + rng.randint(1, 8)
+        until(lambda: files() >= moment, killed)
+        end(killed, signal.SIGKILL, children=0)
+        finished.update({i: started(place)[i] for i in done() - finished.keys()})
+    assert sweeps.main(["run", str(place/"sweep.yml"), "--out", str(out), "--workers", "2"]) == 0
+    assert [row["square"] for row in sweeps.rows(out)] == [i * i for i in range(8)], seed
+    assert {i: started(place)[i] for i in finished} == finished, f"finished points were run again; seed {seed}"
+    assert not list(out.rglob("*.part")), seed
+    assert files() == 2 + 8 * len(("parameters.json", ".lock", "toy.ipynb", "status.json", "out/result.json")), seed
+
+
 def test_a_point_that_fails_leaves_the_others_alone_and_is_run_again(place, capsys):
     (place/"broken").write_text(json.dumps({1: "raise", 2: "die", 3: "silent"}))
     out, file = place/"out", write_sweep(place, 4)
     folders = [out/"points"/grid.point_id(p) for p in grid.read_sweep(file).points]
     (folders[3]/"out").mkdir(parents=True)
     (folders[3]/"out"/"result.json").write_text('{"rows": [{"square": -1}]}')    # of an earlier attempt, which must not count
+    (out/"notebooks").mkdir()
+    for left in ("notebooks/.x.ipynb.0.part", f"points/{folders[3].name}/.parameters.json.0.part", f"points/{folders[3].name}/out/.result.json.0.part"):
+        (out/left).write_text("{")    # half-written when it was killed
 
     assert sweeps.main(["run", str(file), "--out", str(out), "--workers", "2"]) == 1
     said = capsys.readouterr()
@@ -152,7 +174,7 @@ def test_a_point_that_fails_leaves_the_others_alone_and_is_run_again(place, caps
     for s, reason in zip(states[1:], ("RuntimeError: no luck", "Kernel died", "no such file")): assert reason in s["reason"]
     executed = nbformat.read(folders[1]/"toy.ipynb", 4)
     assert any(o.get("evalue") == "no luck" for c in executed.cells for o in c.get("outputs", [])), "the notebook is kept with its error"
-    assert all((folder/"toy.ipynb").exists() for folder in folders)
+    assert all((folder/"toy.ipynb").exists() for folder in folders) and not list(out.rglob("*.part"))
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert [row["threads"] for row in sweeps.rows(out)] == [str(max(1, cores // 2))], "cores are shared out"
 
@@ -193,13 +215,17 @@ def test_a_killed_process_of_a_point_is_a_failed_point_without_a_kernel(place):
     assert not psutil.wait_procs(kernels, timeout=30)[1], "its kernel outlived it"
 
 
-def test_a_cluster_takes_the_same_call(place):
+def test_a_cluster_takes_the_same_call_and_gives_the_same_table(place, capsys):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False, protocol="tcp://", host="127.0.0.1", dashboard_address=":0") as cluster:
         output, errors = (d := driver(place, "--cluster", cluster.scheduler_address, count=2)).communicate(timeout=SOON)
         assert d.returncode == 0 and "0 of 2 points are done; 2 at a time" in output, output + errors
-    assert [row["square"] for row in sweeps.rows(place/"out")] == [0, 1]
+    assert sweeps.main(["run", str(place/"sweep.yml"), "--out", str(place/"threads"), "--workers", "2"]) == 0
+    here, there = ([{k: v for k, v in row.items() if k != "run.seconds"} for row in sweeps.rows(place/out)] for out in ("threads", "out"))
+    assert [row["square"] for row in here] == [0, 1] and here == there, "with the same number of threads each, too"
+    capsys.readouterr()
     assert sweeps.main(["run", str(place/"sweep.yml"), "--out", str(place/"other"), "--cluster", "tcp://127.0.0.1:1"]) == 2
+    assert "no Dask scheduler answers at 'tcp://127.0.0.1:1'" in capsys.readouterr().err
 
 
 # --- what is refused ---
@@ -396,10 +422,23 @@ def test_a_point_is_done_when_its_status_and_the_digest_say_so(tmp_path, capsys,
     assert (f"{folder.name}: {expected}" in capsys.readouterr().err) == (expected != "done")
 
 
-def test_parameters_that_were_altered_by_hand_label_no_result(tmp_path):
-    folder = put(tmp_path, dict(seed=1), [dict(model="a")])
-    (folder/"parameters.json").write_text((folder/"parameters.json").read_text().replace('"seed": 1', '"seed": 2'))
-    assert sweeps.rows(tmp_path) == []
+@pytest.mark.parametrize("damage", [lambda text: text.replace('"seed": 1', '"seed": 2'), lambda text: text[:20], lambda text: "[]", lambda text: '{"winner": "me"}'])
+def test_parameters_that_were_altered_or_damaged_label_no_result_and_are_named(tmp_path, capsys, damage):
+    folder, other = (put(tmp_path, dict(seed=seed), [dict(model="a")]) for seed in (1, 3))
+    (folder/"parameters.json").write_text(damage((folder/"parameters.json").read_text()))
+    assert [row["run.id"] for row in sweeps.rows(tmp_path)] == [other.name]
+    assert sweeps.main(["table", str(tmp_path)]) == 0
+    assert f"{folder.name}{os.sep}parameters.json: missing, damaged or of another point" in capsys.readouterr().err
+
+
+def test_a_folder_of_another_version_is_refused_and_left_alone(toy, tmp_path, capsys):
+    folder = put(tmp_path/"out", dict(i=0), [dict(model="toy")], version="0.0.0")
+    before = {p: p.read_bytes() for p in (tmp_path/"out").rglob("*") if p.is_file()}
+    read(toy, GOOD)
+    assert sweeps.main(["run", str(toy/"it.yml"), "--out", str(tmp_path/"out")]) == 2
+    said = capsys.readouterr().err
+    assert str(tmp_path/"out") in said and folder.name in said and "motion_vq 0.0.0" in said and "another folder" in said
+    assert before == {p: p.read_bytes() for p in (tmp_path/"out").rglob("*") if p.is_file() and p.name != ".lock"}
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"rows": [{"model": "a"}', "[]", '{"rows": {}}', '{"rows": []}', '{"rows": [1]}', '{"rows": [{"x": NaN}]}'])
