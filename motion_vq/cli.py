@@ -86,6 +86,7 @@ _model = _options(click.option("-m", "--model", metavar="MODEL", help="Folder of
 _motion = _options(click.option("--fps", type=float, help="Frames a second, where the file does not say."),
                    click.option("--skeleton", metavar="NAME", help="panoptic19, coco17, h36m17 or smpl22, where the file does not say."))
 _up = click.option("--up", default="-y", show_default=True, metavar="AXIS", help="Which way is up: -y (pictures, Panoptic), y (HumanML3D) or z.")
+_gap = click.option("--gap", type=float, default=0.5, show_default=True, help="Seconds that a joint may be unseen.")
 
 # %% ../nbs/16_cli.ipynb #653fd0d7
 TOKEN_FILES = (".safetensors", ".npz", ".parquet")
@@ -177,7 +178,7 @@ def _write_tokens(made, out):
 @_model
 @_motion
 @_up
-@click.option("--gap", type=float, default=0.5, show_default=True, help="Seconds that a joint may be unseen.")
+@_gap
 @_json
 def encode(paths, out, model, device, fps, skeleton, up, gap, as_json):
     """Motion to tokens.
@@ -195,9 +196,24 @@ def encode(paths, out, model, device, fps, skeleton, up, gap, as_json):
     say([_of_tokens(t) for t in made], as_json)
 
 # %% ../nbs/16_cli.ipynb #f17e281c
+def _begin(file, shape): np.lib.format.write_array_header_1_0(file, dict(descr="<f4", fortran_order=False, shape=tuple(shape)))
+
+
 def _write_joints(file, pieces, shape):    # an .npy, piece by piece
-    np.lib.format.write_array_header_1_0(file, dict(descr="<f4", fortran_order=False, shape=shape))
+    _begin(file, shape)
     for piece in pieces: file.write(np.ascontiguousarray(piece, "<f4").tobytes())
+
+
+def _save_maps(pieces, frames, out):    # pieces (C, some frames, size, size) as one .npy; the array's shape
+    at = 0
+    with replacing(out) as part, open(part, "wb") as file:
+        for maps in map(np.asarray, pieces):
+            if not at: _begin(file, shape := (len(maps), frames, *maps.shape[2:])); start = file.tell()
+            for c, channel in enumerate(maps):
+                file.seek(start + 4 * (c * frames + at) * channel[0].size)
+                file.write(np.ascontiguousarray(channel, "<f4").tobytes())
+            at += maps.shape[1]
+    return shape
 
 
 def _save_joints(tokenizer, tokens, out):    # the array's shape
@@ -238,9 +254,7 @@ def decode(path, out, model, device, heatmaps, size, as_json):
         target = out if out.suffix else out/f"{re.sub(r'[^a-zA-Z0-9_.-]+', '_', t.name)}.npz"
         if not heatmaps: shape = _save_joints(tokenizer, t, target)
         else:
-            maps = tokenizer.decode(t, size, sys.stderr.isatty()).numpy()
-            with replacing(target) as part, open(part, "wb") as file: np.save(file, maps)
-            shape = maps.shape
+            shape = _save_maps(tokenizer.map_pieces(t, size, sys.stderr.isatty()), tokenizer.frames_of(t.frames, t.fps), target)
         found.append(dict(what="heatmaps" if heatmaps else "joints", name=t.name, file=str(target), shape=list(shape), fps=tokenizer.fps if heatmaps else t.fps))
     say(found, as_json)
 
@@ -254,22 +268,28 @@ def _as_bytes(maps):    # (C, F, H, W) in [0, 1] -> (F, H, C W), views side by s
     return (255 * np.concatenate(list(maps), -1)).round().astype(np.uint8)
 
 
+def _write_gif(part, images, duration):    # image by image, of each what differs from the one before: Pillow's own `save` holds all of them
+    from PIL.GifImagePlugin import getdata, getheader
+    from PIL.ImageChops import difference
+    before = None
+    with open(part, "wb") as file:
+        for image in images:
+            box = difference(before, image).getbbox() or (0, 0, 1, 1) if before else (0, 0, *image.size)
+            if not before: file.writelines(getheader(image, info=dict(loop=0, duration=duration))[0])
+            file.writelines(getdata(image.crop(box), box[:2], duration=duration))
+            before = image
+        file.write(b";")
+
+
 def _write_film(out, pixels, how, fps, columns):
     from PIL import Image
+    if out.suffix == ".npy": return _save_maps(_pictures(pixels, how), len(pixels), out)
     with replacing(out) as part:
-        if out.suffix == ".npy":
-            first = next(_pictures(pixels[:1], how))
-            whole = np.lib.format.open_memmap(part, "w+", np.float32, (first.shape[0], len(pixels), *first.shape[2:]))
-            at = 0
-            for maps in _pictures(pixels, how): whole[:, at:at + maps.shape[1]] = maps; at += maps.shape[1]
-            whole.flush()
-        elif out.suffix == ".png":
+        if out.suffix == ".png":
             chosen = np.linspace(0, len(pixels) - 1, min(columns, len(pixels))).round().astype(int)
             strip = np.concatenate(list(_as_bytes(next(_pictures(pixels[chosen], how)))), -1)
             Image.fromarray(strip).save(part, "PNG")
-        else:
-            first, *others = (Image.fromarray(image) for maps in _pictures(pixels, how) for image in _as_bytes(maps))
-            first.save(part, "GIF", save_all=True, append_images=others, duration=round(1000 / fps), loop=0)
+        else: _write_gif(part, (Image.fromarray(image) for maps in _pictures(pixels, how) for image in _as_bytes(maps)), round(1000 / fps))
 
 
 @cli.command()
@@ -280,7 +300,7 @@ def _write_film(out, pixels, how, fps, columns):
 @click.option("--frames", type=click.IntRange(1), default=8, show_default=True, help="Of a .png.")
 @_motion
 @_up
-@click.option("--gap", type=float, default=0.5, show_default=True, help="Seconds that a joint may be unseen.")
+@_gap
 @_json
 def render(path, out, size, person, frames, fps, skeleton, up, gap, as_json):
     """Draw motion as heatmaps.
@@ -312,13 +332,19 @@ def _on_data_set(tokenizer, data, device):
     return dict(what="validation windows", windows=len(validation)) | evaluate(predictor(tokenizer.model), validation, tokenizer.config.codebook_size, device=device).result()
 
 
-def _there_and_back(tokenizer, r, up):
+def _there_and_back(tokenizer, r, up, gap):
     from motion_vq.joint_errors import acceleration_error, mpjpe, pck
     from motion_vq.recordings import fill_gaps
-    tokens, joints = tokenizer.encode(r, up=up, progress=sys.stderr.isatty()), fill_gaps(r)
-    again, box = tokenizer.joints(tokens), float(np.ptp(joints, axis=(0, 1)).max())
-    found = dict(what="there and back", name=r.name, frames=len(r), mpjpe=mpjpe(joints, again), box=box, pck_5_percent=pck(joints, again, 0.05 * box))
-    if len(r) > 2: found["acceleration_error"] = acceleration_error(joints, again)
+    tokens, joints = tokenizer.encode(r, up=up, gap=gap, progress=sys.stderr.isatty()), fill_gaps(r, gap)
+    box, off, near, bent, before = float(np.ptp(joints, axis=(0, 1)).max()), 0, 0, 0, np.empty((2, 0, *joints.shape[1:]))
+    for again in tokenizer.pieces(tokens, sys.stderr.isatty()):
+        there, joints = joints[:len(again)], joints[len(again):]
+        off, near = off + len(again) * mpjpe(there, again), near + len(again) * pck(there, again, 0.05 * box)
+        both = np.concatenate([before, [there, again]], 1)    # accelerations reach into the piece before
+        if (more := both.shape[1] - 2) > 0: bent += more * acceleration_error(*both)
+        before = both[:, -2:]
+    found = dict(what="there and back", name=r.name, frames=len(r), mpjpe=off / len(r), box=box, pck_5_percent=near / len(r))
+    if len(r) > 2: found["acceleration_error"] = bent / (len(r) - 2)
     return found | dict(bits_per_second=tokens.bits()["per_second"])
 
 
@@ -327,8 +353,9 @@ def _there_and_back(tokenizer, r, up):
 @_model
 @_motion
 @_up
+@_gap
 @_json
-def evaluate(path, model, device, fps, skeleton, up, as_json):
+def evaluate(path, model, device, fps, skeleton, up, gap, as_json):
     """Judge a model.
 
     On the validation windows of a data set (a folder with train/ and validation/), or on recordings.
@@ -339,7 +366,7 @@ def evaluate(path, model, device, fps, skeleton, up, as_json):
     """
     from motion_vq.recordings import read_recordings
     if path.is_dir() and (path/"validation").is_dir(): return say(_on_data_set(_tokenizer(model, device, 2), path, device), as_json)
-    say([_there_and_back(_tokenizer(model, device, r.joints.shape[-1]), r, up) for r in read_recordings(path, skeleton, fps)], as_json)
+    say([_there_and_back(_tokenizer(model, device, r.joints.shape[-1]), r, up, gap) for r in read_recordings(path, skeleton, fps)], as_json)
 
 # %% ../nbs/16_cli.ipynb #9f8342e7
 def _report(name):

@@ -30,7 +30,7 @@ from .core import CheckpointError, ConfigError, DataError, one_of, read_json, re
 from .entropy import CODERS, sizes
 from .heatmaps import render
 from .networks import ModelConfig, configure
-from .poses import between, check, fit
+from .poses import between, check, fit_params
 from .recordings import Recording, check_gaps, fill_gaps
 from .skeletons import PANOPTIC19, as_skeleton, convert
 from .trainer import MODELS
@@ -214,7 +214,7 @@ def window_maps(
     return model.decode(indices[None])[0].clamp(0, 1).transpose(0, 1).cpu().numpy()
 
 # %% ../nbs/12_tokens.ipynb #675d5c54
-AT_ONCE = 128    # windows that are in memory
+AT_ONCE = 32     # windows that are in memory
 
 
 def _longest_gap(r):    # frames that some joint is not seen
@@ -288,7 +288,7 @@ class Tokenizer(Pretrained):
         progress:bool=False,  # show a bar
     )->Iterator[np.ndarray]:  # (frames, K, 2|3) float32, which together are the recording
         "Tokens to motion, a piece at a time: the memory that is needed does not depend on the recording's length."
-        at = np.linspace(0, self._frames_of(tokens.frames, tokens.fps) - 1, tokens.frames)
+        at = np.linspace(0, self.frames_of(tokens.frames, tokens.fps) - 1, tokens.frames)
         for first, last, x in self._stretches(tokens, progress):
             inside = at[(first <= at) & (at < last)] - first
             if len(inside): yield convert(upright(between(x, inside), tokens.up, back=True), PANOPTIC19, tokens.skeleton).astype(np.float32)
@@ -299,22 +299,49 @@ class Tokenizer(Pretrained):
         progress:bool=False,  # show a bar
     )->torch.Tensor:          # (1|3, frames at the model's rate, size, size) in [0, 1]
         "Tokens to heatmaps, the whole recording in one box."
+        return torch.cat(list(self.map_pieces(tokens, size, progress)), 1)
+
+    def map_pieces(self,
+        tokens:Tokens,
+        size:int=None,        # as in `decode`
+        progress:bool=False,  # show a bar
+    )->Iterator[torch.Tensor]:  # (1|3, frames, size, size) in [0, 1], which together are what `decode` returns
+        "Tokens to heatmaps, a piece at a time, as `pieces` are of joints."
         size = size or self.size
-        if self.model.motion:
-            how = dict(kind="triplane") if self.config.kind == "3d" else {}
-            joints = np.concatenate([x[:last - first] for first, last, x in self._stretches(tokens, progress)])
-            return torch.as_tensor(render(fit(joints, size).astype(np.float32), size, **how))
-        if size != self.size: raise ConfigError(f"size is {size}: the tokens of this model describe pixels, {self.size} on a side")
+        if self.model.motion: yield from self._drawn(tokens, size, progress)
+        elif size != self.size: raise ConfigError(f"size is {size}: the tokens of this model describe pixels, {self.size} on a side")
+        else: yield from self._painted(tokens, progress)
+
+    def _drawn(self, tokens, size, progress):    # twice through the tokens: where the recording lies, then its pictures
+        ends = np.array([(x.min((0, 1)), x.max((0, 1))) for _, _, x in self._stretches(tokens, False)])
+        scale, centre = fit_params(ends.reshape(-1, 1, self.dims), size)
+        for first, last, x in self._stretches(tokens, progress):
+            pixels = (scale * (x[:last - first] - centre) + (size - 1) / 2).astype(np.float32)
+            for i in range(0, len(pixels), 256): yield torch.as_tensor(render(pixels[i:i + 256], size, kind="triplane" if self.dims == 3 else "2d"))
+
+    def _painted(self, tokens, progress):
         self._check(tokens)
-        windows = np.stack([window_maps(self.model, i) for i in tqdm(self._on_device(tokens), desc="decode", unit="window", disable=not progress)])
-        return torch.from_numpy(blend(windows, self._frames_of(tokens.frames, tokens.fps), self.overlap).astype(np.float32)).transpose(0, 1)
+        n, hop, step, before = len(tokens.indices), self.frames - self.overlap, max(1, AT_ONCE // 8), []    # pictures are large
+        indices, frames = self._on_device(tokens), self.frames_of(tokens.frames, tokens.fps)
+        with tqdm(total=n, desc="decode", unit="window", disable=not progress) as bar:
+            for i in range(0, n, step):
+                made = before + [window_maps(self.model, window) for window in indices[i:i + step]]
+                x = blend(np.stack(made), hop * (len(made) - 1) + self.frames, self.overlap)[hop * len(before):]
+                x, before = x[:(frames if i + step >= n else hop * (i + step)) - hop * i], made[-1:]
+                bar.update(min(step, n - i))
+                yield torch.from_numpy(x.astype(np.float32)).transpose(0, 1)
 
-    def _frames_of(self, frames, fps): return max(1, round((frames - 1) * self.fps / fps) + 1)    # at the model's rate
+    def frames_of(self,
+        frames:int,   # of a recording
+        fps:float,    # its frames a second
+    )->int:
+        "How many frames the recording has at the model's rate."
+        return max(1, round((frames - 1) * self.fps / fps) + 1)
 
-    def _n_windows(self, frames, fps): return n_windows(self._frames_of(frames, fps), self.frames, self.overlap)
+    def _n_windows(self, frames, fps): return n_windows(self.frames_of(frames, fps), self.frames, self.overlap)
 
     def _cut(self, r, up):    # yields (windows, frames, K, 2|3) float64, upright, `AT_ONCE` windows at a time
-        n, frames, hop, margin = self._n_windows(len(r), r.fps), self._frames_of(len(r), r.fps), self.frames - self.overlap, _longest_gap(r) + 1
+        n, frames, hop, margin = self._n_windows(len(r), r.fps), self.frames_of(len(r), r.fps), self.frames - self.overlap, _longest_gap(r) + 1
         places = np.linspace(0, len(r) - 1, frames)
         for i in range(0, n, AT_ONCE):
             at = places[hop * i:hop * (min(i + AT_ONCE, n) - 1) + self.frames]
@@ -340,7 +367,7 @@ class Tokenizer(Pretrained):
 
     def _stretches(self, tokens, progress):    # yields (first, last, (last - first, or one more, K, 2|3) float64 upright) at the model's rate
         self._check(tokens)
-        n, frames, hop, made = len(tokens.indices), self._frames_of(tokens.frames, tokens.fps), self.frames - self.overlap, {}
+        n, frames, hop, made = len(tokens.indices), self.frames_of(tokens.frames, tokens.fps), self.frames - self.overlap, {}
         indices = self._on_device(tokens)
         with tqdm(total=n, desc="decode", unit="window", disable=not progress) as bar:
             for i in range(0, n, AT_ONCE):

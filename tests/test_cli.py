@@ -12,10 +12,10 @@ from click.testing import CliRunner
 
 from motion_vq.cli import cli
 from motion_vq.exports import load_npz, load_parquet, token_digest
-from motion_vq.joint_errors import mpjpe
+from motion_vq.joint_errors import acceleration_error, mpjpe, pck
 from motion_vq.recordings import read_recordings
 from motion_vq.synthetic import motion, write_dataset
-from motion_vq.tokens import load_tokens
+from motion_vq.tokens import Tokenizer, load_tokens
 
 WALK = motion("gait", 60, seed=3)
 COMMAND = [sys.executable, "-m", "motion_vq.cli"]
@@ -66,7 +66,7 @@ def test_there_and_back_through_every_kind_of_file(here):
     call(f"decode {here/'t.parquet'} -m {here/'run'} -o {here/'both'}")
     assert np.array_equal(np.load(here/"both"/"walk.npz")["joints"], again.joints) and np.load(here/"both"/"jump.npz")["joints"].shape == (40, 19, 3)
     call(f"decode {here/'t.npz'} -m {here/'run'} --heatmaps --size 24 -o {here/'maps.npy'}")
-    assert np.load(here/"maps.npy").shape == (3, 60, 24, 24)
+    assert np.array_equal(np.load(here/"maps.npy"), Tokenizer.from_run(here/"run").decode(tokens, 24)) and np.load(here/"maps.npy").shape == (3, 60, 24, 24)
 
 
 def test_what_things_are(here):
@@ -81,7 +81,6 @@ def test_what_things_are(here):
 
 
 def test_a_saved_tokenizer_is_a_model_too(here):
-    from motion_vq.tokens import Tokenizer
     Tokenizer.from_run(here/"run").save_pretrained(here/"saved")
     a, b = (says(f"encode {here/'walk.npz'} -m {here/name} -o {here/f'{name}.npz'}")[0]["model"] for name in ("run", "saved"))
     assert a == b == says(f"info {here/'saved'}")["model_id"] and token_digest(load_npz(here/"run.npz")) == token_digest(load_npz(here/"saved.npz"))
@@ -93,8 +92,22 @@ def test_pictures(here):
     from motion_vq.poses import fit
     for name in ("w.npy", "w.gif", "w.png"): call(f"render {here/'walk.npz'} -o {here/name} --size 32 --frames 5")
     assert np.array_equal(np.load(here/"w.npy"), render(fit(WALK.astype(np.float32), 32), 32, kind="triplane"))
-    with Image.open(here/"w.gif") as film: assert film.n_frames > 50 and film.size == (96, 32)
+    shown = (255 * np.concatenate(list(np.load(here/"w.npy")), -1)).round()
+    with Image.open(here/"w.gif") as film:
+        assert film.n_frames == 60 and film.size == (96, 32) and film.info["loop"] == 0 and film.info["duration"] == 30, "hundredths of a second are all that there is"
+        for i in (0, 1, 31, 59): film.seek(i); assert np.array_equal(np.asarray(film.convert("L")), shown[i])
     with Image.open(here/"w.png") as strip: assert strip.size == (5 * 96, 32)
+
+
+def test_a_long_recording_is_judged_as_if_at_once(tmp_path, monkeypatch):
+    "By the tokenizer that comes with the library; windows three at a time."
+    monkeypatch.setattr("motion_vq.tokens.AT_ONCE", 3)
+    joints, tokenizer = motion("gait", 700, seed=3).astype(np.float32), Tokenizer.from_pretrained("motion-3d")
+    np.save(tmp_path/"long.npy", joints)
+    said, again, box = says(f"evaluate {tmp_path/'long.npy'} --fps 30")[0], tokenizer.joints(tokenizer.encode(joints)), float(np.ptp(joints, axis=(0, 1)).max())
+    assert said["box"] == box and len(list(tokenizer.pieces(tokenizer.encode(joints)))) == 4
+    for name, value in dict(mpjpe=mpjpe(joints, again), pck_5_percent=pck(joints, again, 0.05 * box), acceleration_error=acceleration_error(joints, again)).items():
+        assert said[name] == pytest.approx(value, rel=1e-9), name
 
 
 def test_a_model_is_judged_on_recordings_and_on_windows(here):

@@ -9,14 +9,19 @@ import numpy as np
 import pytest
 
 import motion_vq
+from motion_vq import tokens as tokens_module
 from motion_vq.codec import MotionCodec
 from motion_vq.core import ConfigError
+from motion_vq.heatmaps import render
 from motion_vq.joint_errors import mpjpe
 from motion_vq.networks import preset
-from motion_vq.synthetic import motion
+from motion_vq.poses import fit
+from motion_vq.recordings import read_recordings
+from motion_vq.synthetic import ACTIONS, motion
 from motion_vq.tokens import SHIPPED, Tokenizer, load_tokens
 
 FOLDER = Path(motion_vq.__file__).parent / "pretrained"
+MOCAP = Path(__file__).parents[2] / "shared" / "mocap"    # real motion, where it is
 
 
 def walk(dims, frames=300):
@@ -40,6 +45,37 @@ def test_a_walk_comes_back(dims):
     again = tokenizer.joints(tokenizer.encode(joints, fps=30))
     assert again.shape == joints.shape
     assert mpjpe(joints, again) < 0.1 * mpjpe(joints, np.broadcast_to(joints.mean(0), joints.shape))
+
+
+def synthetic(): return [motion(action, 300, seed=seed) for action in ACTIONS for seed in (0, 1)]
+
+
+def mocap():
+    if not MOCAP.is_dir(): pytest.skip("needs the real motion in ../shared/mocap")
+    return [r.joints[:600] for path in sorted((MOCAP / "validation").iterdir()) for r in read_recordings(path) if len(r) > 64]
+
+
+def tde_at_seams(tokenizer, recordings):
+    "The temporal difference error of the heatmaps in the steps to, in and from the overlaps, over that of all other steps."
+    sums, hop = np.zeros((2, 2)), tokenizer.frames - tokenizer.overlap
+    for joints in recordings:
+        tokens, seam = tokenizer.encode(joints, 30), np.zeros(len(joints) - 1, bool)
+        for start in range(hop, hop * len(tokens.indices), hop): seam[start - 1:start + tokenizer.overlap] = True
+        both = fit(np.concatenate([joints, tokenizer.joints(tokens)])[None], 64)[0].astype(np.float32)
+        a, b = np.split(render(both, 64, kind="triplane" if tokenizer.dims == 3 else "2d"), 2, axis=1)
+        error, change = (np.abs(np.diff(x, axis=1)).sum((0, 2, 3)) for x in (b - a, a))
+        for i, steps in enumerate((seam, ~seam)): sums[i] += error[steps].sum(), change[steps].sum()
+    return (sums[0, 0] / sums[0, 1]) / (sums[1, 0] / sums[1, 1])
+
+
+@pytest.mark.parametrize("motions", [synthetic, mocap])
+@pytest.mark.parametrize("dims", SHIPPED)
+def test_a_boundary_of_windows_is_no_worse_than_the_rest(dims, motions, monkeypatch):
+    "To within 2 %; and it would be, if neighbours did not meet."
+    tokenizer, recordings = Tokenizer.from_pretrained(SHIPPED[dims]), [joints[..., :dims] for joints in motions()]
+    met = tde_at_seams(tokenizer, recordings)
+    monkeypatch.setattr(tokens_module, "meet", lambda windows, overlap: windows)
+    assert met < 1.02 and 1.05 * met < tde_at_seams(tokenizer, recordings)
 
 
 def test_it_needs_no_network_and_no_network_library(tmp_path):

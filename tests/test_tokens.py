@@ -142,11 +142,12 @@ def test_how_much_is_in_memory_makes_no_difference(made, monkeypatch, at_once):
     for t in (made["3d"], Tokenizer(VQGAN(preset("smoke", "3d")), frames=16, size=32)):
         monkeypatch.setattr(tokens_module, "AT_ONCE", 10_000)
         whole = t.encode(seen, 50)
-        joints = t.joints(whole) if t.model.motion else None
+        joints, maps = t.joints(whole) if t.model.motion else None, t.decode(whole)
         monkeypatch.setattr(tokens_module, "AT_ONCE", at_once)
         piece = t.encode(seen, 50)
         assert np.array_equal(piece.indices, whole.indices) and np.array_equal(piece.placed, whole.placed) and len(whole.indices) == 9
         if joints is not None: assert np.array_equal(t.joints(piece), joints) and len(list(t.pieces(piece))) >= 9 / at_once
+        assert torch.equal(t.decode(piece), maps) and maps.shape[1] == t.frames_of(200, 50) and len(list(t.map_pieces(piece))) > 1
 
 
 def test_a_long_recording_costs_no_more_memory(tmp_path, made, monkeypatch):
