@@ -112,7 +112,7 @@ def numbers_figure(
             ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     return fig
 
-
+# %% ../nbs/15_explore_reconstruction.ipynb #67f425fa
 @lru_cache(8)
 def _numbers(clip, width):    # a picture, and for each of its axes the rows that it covers and the column of each frame
     fig = numbers_figure(clip, width)
@@ -157,7 +157,7 @@ def reconstruction_picture(
     strip = joined(rows, axis=0)
     return joined([strip, numbers_picture(clip, frame, max(strip.shape[1], 576) / 80)], axis=0)
 
-# %% ../nbs/15_explore_reconstruction.ipynb #c134ea8c
+# %% ../nbs/15_explore_reconstruction.ipynb #b01023e3
 class RunChoice:
     "Controls that choose one of the finished runs."
     def __init__(self,
@@ -178,7 +178,7 @@ class RunChoice:
         self.controls["run"].value = i
         self.last = {name: c.value for name, c in self.controls.items()}
 
-
+# %% ../nbs/15_explore_reconstruction.ipynb #c134ea8c
 @lru_cache(4)
 def opened(
     run:Finished,

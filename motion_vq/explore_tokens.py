@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['tokens_of', 'occurrences', 'code_vectors', 'nearest_codes', 'with_codes', 'block_of', 'outlined', 'usage_figure',
-           'place_map', 'over_time', 'token_picture', 'TokenGrid', 'explore_tokens']
+           'place_map', 'over_time', 'Replaced', 'replaced', 'token_picture', 'TokenGrid', 'explore_tokens']
 
 # %% ../nbs/15_explore_tokens.ipynb #6b6f1256
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -141,25 +142,51 @@ def over_time(
     return joined(enlarged(p, side) for p in colours(part[times], difference))
 
 # %% ../nbs/15_explore_tokens.ipynb #b51dcfa9
+@dataclass(eq=False)
+class Replaced:
+    "A clip with another code in one cell, and what is known of that code."
+    clips:np.ndarray     # (2 + n, C, F, H, W) float32 in [0, 1]: with the clip's own token, with the code, with those nearest to it
+    names:list           # of these
+    block:tuple|None     # from `block_of`
+    known:np.ndarray     # (H, W, 3) uint8: how often the code occurs, and where
+    words:str            # the same in numbers
+
+
+def replaced(
+    model,               # `VQGAN` or `DVAE`
+    tokens:np.ndarray,   # (windows, f, h, w), from `tokens_of`
+    window:int,
+    cell:int,            # in [0, f h w)
+    code:int,            # what is put there
+)->Replaced:
+    "Put a code into a cell of a window, and decode."
+    own, like = int(tokens[window].flat[cell]), nearest_codes(code_vectors(model), code)
+    clips = with_codes(model, tokens[window], cell, [own, code, *(k for k, _ in like)])
+    names = [f"tokens as they are ({own})", f"code {code} in cell {cell}", *(f"{k}, {away:.2f} away" for k, away in like)]
+    usage = pixels(usage_figure(np.bincount(tokens.ravel(), minlength=model.config.codebook_size), code))
+    where = titled(place_map(tokens, code, window, cell), "where it occurs (blue): windows from left to right, cells from top to bottom")
+    places = occurrences(tokens, code)
+    words = (f"code {code}: {len(places)} of {tokens.size} tokens, in {len(set(places[:, 0]))} of {len(tokens)} windows; "
+             f"replacing changes a pixel by {np.abs(clips[1] - clips[0]).max():.2f} at most")
+    return Replaced(clips, names, block_of(model.config, tokens.shape[1:], cell), joined([usage, where], axis=0), words)
+
+# %% ../nbs/15_explore_tokens.ipynb #a9496be3
 def token_picture(
-    decoded:np.ndarray,   # (2 + n, C, F, H, W): with the clip's own token, with the new one, with those nearest to it
-    names:list,           # of these
+    clip:Replaced,
     frame:int=0,          # which is shown
-    block=None,           # from `block_of`
     side:int=192,         # of a picture, in pixels
 )->np.ndarray:            # (H, W, 3) uint8
-    "A frame with a token and with others in its place."
-    before, after = decoded[0, :, frame], decoded[1, :, frame]
+    "A frame with a token and with others in its place, and what is known of the code."
+    (before, after, *others), (own, new, *like), block = clip.clips[:, :, frame], clip.names, clip.block
     n, rows = max(1, side // before.shape[-1]), []
     mark = lambda p: outlined(p, slice(block[1].start * n, block[1].stop * n), slice(block[2].start * n, block[2].stop * n)) if block and block[0].start <= frame < block[0].stop else p
     for c in range(len(before)):
         row = [mark(enlarged(p, side)) for p in (colours(before[c]), colours(after[c]), colours(after[c] - before[c], difference=True))]
-        titles = (names[0], names[1], "red: more, blue: less")
-        rows.append(joined(titled(p, t) for p, t in zip(row, titles)) if c == 0 else joined(row))
-    others = [titled(enlarged(colours(clip[0, frame]), side // 2), name) for clip, name in zip(decoded[2:], names[2:])]
-    change = decoded[1, 0] - decoded[0, 0]
-    strips = [titled(over_time(decoded[1, 0], block), f"{names[1]} over time" + (", its block" if block else "")), over_time(change, block, True)]
-    return joined([*rows, *strips, joined(others)], axis=0)
+        rows.append(joined(titled(p, t) for p, t in zip(row, (own, new, "red: more, blue: less"))) if c == 0 else joined(row))
+    change = clip.clips[1, 0] - clip.clips[0, 0]
+    strips = [titled(over_time(clip.clips[1, 0], block), f"{new} over time" + (", its block" if block else "")), over_time(change, block, True)]
+    alike = [joined(titled(enlarged(colours(p[0]), side // 2), name) for p, name in zip(others, like))] if like else []
+    return joined([*rows, *strips, *alike, clip.known], axis=0)
 
 # %% ../nbs/15_explore_tokens.ipynb #8fca9bd3
 class TokenGrid:
@@ -205,9 +232,8 @@ def explore_tokens(
     back, onward = w.Button(description="its own code"), w.Button(description="next place")
     clips_of = lambda run: split_clips(data, run.kind, run.frames, run.size)
     known = lru_cache(4)(lambda run: tokens_of(opened(run), clips_of(run), most))
-    decoded = lru_cache(8)(lambda run, window, cell, codes: with_codes(opened(run), known(run)[window], cell, codes))
+    decoded = lru_cache(8)(lambda run, window, cell, code: replaced(opened(run), known(run), window, cell, code))
     vectors, last = lru_cache(4)(lambda run: code_vectors(opened(run))), {}
-    usage = lru_cache(32)(lambda run, code: pixels(usage_figure(np.bincount(known(run).ravel(), minlength=run.vocabulary), code)))
     current = lambda: runs[chosen.controls["run"].value]
 
     def adapt(explorer):
@@ -225,16 +251,8 @@ def explore_tokens(
         for button, (k, _) in zip(near, nearest_codes(vectors(run), code.value)): button.description = f"like it: {k}"
 
     def draw(run, window, cell, code, frame, **others):
-        run, tokens = runs[run], known(runs[run])
-        own, like = int(tokens[window].flat[cell]), nearest_codes(vectors(run), code)
-        names = [f"tokens as they are ({own})", f"code {code} in cell {cell}", *(f"{k}, {d:.2f} away" for k, d in like)]
-        clip = decoded(run, window, cell, (own, code, *(k for k, _ in like)))
-        places = occurrences(tokens, code)
-        picture = token_picture(clip, names, frame, block_of(opened(run).config, tokens.shape[1:], cell))
-        below = [usage(run, code), titled(place_map(tokens, code, window, cell), "where it occurs (blue): windows from left to right, cells from top to bottom")]
-        words = (f"code {code}: {len(places)} of {tokens.size} tokens, in {len(set(places[:, 0]))} of {len(tokens)} windows; "
-                 f"replacing changes a pixel by {np.abs(clip[1] - clip[0]).max():.2f} at most")
-        return joined([picture, *below], axis=0), words
+        clip = decoded(runs[run], window, cell, code)
+        return token_picture(clip, frame), clip.words
 
     def go_on(_):
         places = [tuple(p) for p in occurrences(known(current()), code.value).tolist()]

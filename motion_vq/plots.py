@@ -176,7 +176,7 @@ def joined(
         filled.append(np.pad(p, pad, constant_values=255))
     return np.concatenate(filled, axis)
 
-
+# %% ../nbs/14_plots.ipynb #77d14666
 def canvas(
     width:float, height:float,   # in inches
 ):                               # a Matplotlib figure, empty

@@ -1,8 +1,8 @@
 """The explorers in a real JupyterLab, in a real headless Chromium: they open, run, and change when somebody moves something."""
 import hashlib
+import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -61,25 +61,25 @@ def place(tmp_path_factory):
 def lab(place, tmp_path_factory):
     "JupyterLab on that folder, with nobody's settings; its address."
     home = tmp_path_factory.mktemp("jupyter")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
     env = {f"JUPYTER{name}_DIR": str(home/name) for name in ("_CONFIG", "_DATA", "_RUNTIME", "LAB_WORKSPACES", "LAB_SETTINGS")}
     write_json(home/"LAB_SETTINGS"/"@jupyterlab"/"apputils-extension"/"notification.jupyterlab-settings", dict(fetchNews="false", checkForUpdates=False))
     write_json(home/"LAB_SETTINGS"/"@jupyterlab"/"notebook-extension"/"tracker.jupyterlab-settings", dict(windowingMode="none"))    # all cells are there
-    command = ["-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", "--IdentityProvider.token=t",
+    command = ["-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=8888", "--ServerApp.port_retries=500", "--IdentityProvider.token=t",
                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", f"--ServerApp.root_dir={place}"]
     with open(home/"log", "wb") as log:
         server = subprocess.Popen([sys.executable, *command], env=dict(os.environ, JUPYTER_PREFER_ENV_PATH="1", OMP_NUM_THREADS="1", **env),
                                   stdout=log, stderr=log, cwd=place)
     try:
-        end = time.monotonic() + WAIT / 1000
+        end, started = time.monotonic() + WAIT / 1000, home/"_RUNTIME"/f"jpserver-{server.pid}.json"
         while True:
-            try: urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status?token=t", timeout=5).close(); break
-            except OSError:
+            try:    # it writes down which port it got
+                address = f"http://127.0.0.1:{json.loads(started.read_bytes())['port']}"
+                urllib.request.urlopen(f"{address}/api/status?token=t", timeout=5).close()
+                break
+            except (OSError, ValueError):
                 assert server.poll() is None and time.monotonic() < end, (home/"log").read_text()
                 time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}"
+        yield address
     finally:
         server.terminate()
         try: server.wait(60)
@@ -124,8 +124,8 @@ class Notebook:
     def picture(self, nth=0):
         "A digest of the bytes that the browser shows."
         data = self.page.evaluate("""async i => {
-            for (let left = 20; ; left--)    // while it plays, the bytes may be replaced before they are read
-                try { return [...new Uint8Array(await (await fetch(i.src)).arrayBuffer())]; }
+            for (let left = 20; ; left--)    // the first may still be on its way; while it plays, the bytes may be replaced before they are read
+                try { if (!i.src) throw new Error('no picture'); return [...new Uint8Array(await (await fetch(i.src)).arrayBuffer())]; }
                 catch (e) { if (!left) throw e; await new Promise(go => setTimeout(go, 100)); }
         }""", self.page.locator(IMAGE).nth(nth).element_handle())
         return hashlib.sha256(bytes(data)).hexdigest()
@@ -134,6 +134,7 @@ class Notebook:
 
     def changes(self, act, nth=0):
         "Do something; wait until words and picture are others; seconds until the words were."
+        self.page.bring_to_front()    # a tab behind another one may be drawn late, or never
         words, picture, start = self.words(nth), self.picture(nth), time.perf_counter()
         act()
         self.page.wait_for_function("([s, i, w]) => document.querySelectorAll(s)[i].innerText !== w", arg=[WORDS, nth, words])
@@ -199,6 +200,7 @@ def test_codebook(context, lab, say):
     notebook = Notebook(context, lab, "codebook")
     notebook.run_all(); notebook.ran()
     buttons = notebook.page.locator(".widget-gridbox button")
+    buttons.nth(15).wait_for()    # they may come after the picture
     assert buttons.count() == 16
     before = buttons.nth(6).inner_text()
     picture = notebook.picture()

@@ -1,4 +1,6 @@
 """The pages: a few notebooks are rendered whole, all others with their headings, and the site is looked at as a browser without network would."""
+import ast
+import importlib.metadata
 import json
 import re
 import sys
@@ -7,6 +9,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
@@ -168,6 +172,33 @@ def test_tutorial_starts_anywhere(path):
     head, _, body = install[0].source.partition('if "google.colab" in sys.modules:')
     assert head.split() == ["import", "sys"] and all(line.startswith("    ") for line in body.splitlines()[1:]), "it does nothing elsewhere"
     assert pages.configuration()["html_theme_options"]["source_repository"] in body
+
+
+def brought(names):
+    "The packages that come with some, themselves included, as they are installed here."
+    found, left = set(), [canonicalize_name(name) for name in names]
+    while left:
+        if (name := left.pop()) in found: continue
+        found.add(name)
+        try: asked = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError: continue    # of another platform
+        left += [canonicalize_name(r.name) for r in map(Requirement, asked) if r.marker is None or r.marker.evaluate({"extra": ""})]
+    return found
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
+def test_what_a_tutorial_imports_is_there_on_colab(path):
+    "Installed by its first cell, or Colab's own; and the cell leaves Colab its IPython, without which its kernel does not start again."
+    install, *code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    asked = re.search(r"^    %pip install -q (.+)$", install, re.M)[1].split()
+    packages = brought(name.removeprefix("./") for name in asked)
+    assert "motion-vq" in packages and not packages & {"ipython", "ipykernel", "ipywidgets", "jupyterlab", "google-colab"}
+    assert re.findall(r"^    %cd -q (.+)$", install, re.M) == ["/content", f"motion_vq/{path.parent.relative_to(ROOT).as_posix()}"]
+    names = {name.split(".")[0] for tree in map(ast.parse, code) for node in ast.walk(tree)
+             for name in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names] if isinstance(node, ast.Import) else [])}
+    owners = importlib.metadata.packages_distributions()
+    there = packages | {"matplotlib", "pandas"}
+    assert [name for name in names - sys.stdlib_module_names if not there & {canonicalize_name(o) for o in owners[name]}] == []
 
 
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)

@@ -48,6 +48,13 @@ def title(nb) -> str:
     return next((line[2:].strip() for line in lines if line.startswith("# ")), "")
 
 
+def reading_order(books: dict) -> list[str]:
+    "The names as the front page lists them; what it does not list comes last."
+    text = "\n".join(cell.source for cell in books["index"].cells)
+    listed = re.findall(r"^\| \[[^]]*\]\(([\w/]+)\.ipynb\)", text, re.M)
+    return sorted(books, key=lambda name: listed.index(name) if name in listed else len(listed))
+
+
 def contents(books: dict) -> str:
     "The tables of contents: what the sidebar shows. A folder of nbs/ that has no caption yet is shown under its own name."
     here = lambda name: name.rpartition("/")[0] or "."
@@ -56,7 +63,7 @@ def contents(books: dict) -> str:
     tree = lambda caption, lines: "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *lines, "```"])
     trees = [tree("Start", ["motion_vq <self>", "All names <genindex>"])]
     for folder in folders:
-        within = [name for name in books if here(name) == folder and name != "index"]
+        within = [name for name in reading_order(books) if here(name) == folder and name != "index"]
         shown = lambda name: name if folder == "." else title(books[name]) or name
         if within: trees.append(tree(captions.get(folder, folder), [f"{shown(name)} </{name}>" for name in within]))
     return "\n\n".join(trees)
@@ -136,6 +143,7 @@ def formula(self, node):
     "LaTeX as MathML, which every browser draws by itself."
     block = isinstance(node, nodes.math_block)
     text = mathml(node.astext(), display="block" if block else "inline")
+    text = text.replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')  # the bars of a norm, which TeX does not stretch, either
     self.body.append(f'<div class="math">{text}</div>' if block else text)
     raise nodes.SkipNode
 
@@ -145,6 +153,7 @@ STYLE = """
 div.highlight pre { font-size: .75rem; }
 table.docutils { font-size: .85rem; }
 dl.py table.docutils { width: 100%; }
+math { font-family: "Cambria Math", "STIX Two Math", "Latin Modern Math", "DejaVu Math TeX Gyre", "Noto Sans Math", math; }  /* fonts that know where an index stands */
 div.math { overflow-x: auto; padding: .25rem 0; }
 div.cell_output { overflow-x: auto; }
 div.cell_output img { background: white; border-radius: 4px; }
@@ -163,7 +172,7 @@ def configuration(modules=()) -> dict:
         extensions=["myst_nb", __name__], html_static_path=["_static"], html_theme="furo", html_title=cfg["title"], html_math_renderer="mathml",
         html_copy_source=False, html_show_sourcelink=False, html_show_sphinx=False,
         html_theme_options=dict(source_repository=cfg["git_url"], source_branch=cfg["branch"], source_directory="nbs/"),
-        myst_enable_extensions=["dollarmath"], myst_heading_anchors=4, nb_execution_mode="off", nb_ipywidgets_js={}, nb_render_markdown_format="myst",
+        myst_enable_extensions=["dollarmath"], myst_heading_anchors=4, nb_execution_mode="off", nb_merge_streams=True, nb_ipywidgets_js={}, nb_render_markdown_format="myst",
         nb_mime_priority_overrides=[("html", "application/vnd.jupyter.widget-view+json", None)],
         add_module_names=False, python_maximum_signature_line_length=100, toc_object_entries_show_parents="hide",
         exclude_patterns=["**.md"], smartquotes=False, motion_vq_names=meanings(modules))
