@@ -54,9 +54,10 @@ class Tokens:
     def bits(self,
         coder:str="fixed",  # "fixed": log2 K each; "unigram" or "context": as many as the bytes of that coder have, see `entropy.sizes`
         training=(),        # grids of tokens that are known to both sides
+        prior=None,         # how frequent each code is at each place, as both sides know: `Tokenizer.prior`
     )->dict:                # exact numbers of bits
         "What the recording costs: tokens, placements (see `placement_bits`), together and a second."
-        tokens = sizes(self.indices, self.codebook_size, training, [one_of(coder, CODERS, "coder")])[coder]
+        tokens = sizes(self.indices, self.codebook_size, training, [one_of(coder, CODERS, "coder")], prior)[coder]
         placing = placement_bits(self.placed)
         total = tokens + placing
         return dict(tokens=tokens, placing=placing, total=total, per_second=total * self.fps / self.frames)
@@ -241,6 +242,11 @@ class Tokenizer(Pretrained):
         self.overlap = max(2, self.frames // 16) if overlap is None else overlap
         n_windows(1, self.frames, self.overlap)
         self.model_id = digest(model.state_dict())[:16]
+
+    @property
+    def prior(self)->np.ndarray:  # (f h w, K) probabilities, or None
+        "How frequent each code of each place was in training, where the model knows: what its tokens can be coded with."
+        return 2.0**-self.model.bits.double().cpu().numpy() if isinstance(self.model, MotionCodec) else None
 
     @classmethod
     def from_run(cls,
