@@ -124,9 +124,15 @@ class MotionCodec(nn.Module):
     ):
         "Fit the basis, then the codes."
         if self.facing: self.heading.start(heading(joints)[:, 0], price > 0)
-        joints = self._seen(joints, self._first(joints))
-        self.basis.fit(joints)
-        self.quantizer.start(self.basis.analyse(joints), price)
+        self.basis.fit(self._seen(joints, self._first(joints)))
+        self.reprice(joints, price)
+
+    def reprice(self,
+        joints:Tensor,  # (clips, V, F, K, 2|3) training clips in pixels
+        price:float,    # of a bit, as in `start`
+    ):
+        "Find codes for another price; basis and heading stay."
+        self.quantizer.start(self.basis.analyse(self._seen(joints, self._first(joints))), price)
 
     def encode_joints(self,
         joints:Tensor,  # (B, V, F, K, 2|3) in pixels

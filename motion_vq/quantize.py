@@ -120,7 +120,7 @@ def assigned(
     k:int,           # number of codes
 )->tuple:            # (k,) counts and (k, D) sums
     "How many vectors chose each code, and their sum."
-    choice = F.one_hot(indices, k).to(x.dtype)
+    choice = x.new_zeros(len(x), k).scatter_(1, indices[:, None], 1)
     return choice.sum(0), choice.T @ x
 
 # %% ../nbs/06_quantize.ipynb #f7336565
