@@ -457,16 +457,17 @@ def test_a_folder_that_cannot_be_written_is_named(toy):
 
 # --- the project's own sweeps ---
 
-@pytest.mark.parametrize("file, scale, count", [("smoke.yml", "smoke", 5), ("cpu.yml", "cpu", 36), ("models.yml", "cpu", 36), ("table.yml", "cpu", 63)])
+@pytest.mark.parametrize("file, scale, count", [("smoke.yml", "smoke", 5), ("cpu.yml", "cpu", 36), ("models.yml", "cpu", 36), ("table.yml", "cpu", 63), ("paper.yml", "paper", 16)])
 def test_the_sweeps_of_the_project_fit_their_reports(file, scale, count):
     found = grid.read_sweep(ROOT/"nbs"/"analysis"/"sweeps"/file)
     assert len(found.points) == count and {p["parameters"]["scale"] for p in found.points} == {scale}
 
 
-def test_every_published_row_is_in_the_sweep_of_the_table():
+@pytest.mark.parametrize("file", ["table.yml", "paper.yml"])
+def test_every_published_row_is_in_the_sweeps_of_the_table(file):
     rows = list(csv.DictReader((ROOT/"nbs"/"analysis"/"published.csv").open()))
     wanted = {(r["kind"], int(r["compression"]), int(r["codebook_size"])) for r in rows}
-    points = [p["parameters"] for p in grid.read_sweep(ROOT/"nbs"/"analysis"/"sweeps"/"table.yml").points]
+    points = [p["parameters"] for p in grid.read_sweep(ROOT/"nbs"/"analysis"/"sweeps"/file).points]
     assert len(rows) == len(wanted) == 14
     assert wanted == {(p["kind"], p["compression"], p["codebook_size"]) for p in points if p["model"] == "vqgan"}
 
