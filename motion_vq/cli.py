@@ -20,8 +20,8 @@ import click
 import numpy as np
 from click.shell_completion import CompletionItem
 
-from . import __version__
-from .core import ConfigError, DataError, exit_status, json_bytes, one_of, read_json, replacing
+from . import __version__, core
+from .core import ConfigError, DataError, exit_status, json_bytes, needs_extra, one_of, read_json, replacing
 
 # %% ../nbs/16_cli.ipynb #f76c6e1b
 class Verbs(click.Group):
@@ -92,6 +92,7 @@ _gap = click.option("--gap", type=float, default=0.5, show_default=True, help="S
 TOKEN_FILES = (".safetensors", ".npz", ".parquet")
 
 
+
 def _holds_tokens(path):
     if path.suffix != ".npz": return path.suffix in TOKEN_FILES
     try:
@@ -127,10 +128,11 @@ def _of_folder(path):    # what a folder holds; None: perhaps a recording
         return dict(what="training run", steps=run.steps, step=run.step, saved=run.saved, running=run.running, **(run.evals[-1]["eval"] if run.evals else {}))
     from motion_vq.panoptic import list_sequences
     if (path/"train").is_dir(): return dict(what="data set", **{split: len(list_sequences(path, split)) for split in ("train", "validation")})
+    if not [*path.glob("calibration_*.json"), *path.glob("hdPose3d_*")]: raise DataError(f"{path}: neither a tokenizer, a training run, a data set nor a Panoptic sequence")
 
 
 @cli.command()
-@click.argument("path", type=file)
+@click.argument("path", type=file, metavar="WHAT")
 @_motion
 @click.option("--coder", default="fixed", show_default=True, metavar="NAME", help="How the bits of tokens are counted: fixed, unigram or context.")
 @_json
@@ -143,8 +145,10 @@ def info(path, fps, skeleton, coder, as_json):
     motion-vq info walk.npz
     motion-vq info walk.safetensors --coder context --json
     motion-vq info runs/3d
+    motion-vq info motion-3d
     """
     from motion_vq.recordings import read_recordings
+    if not path.exists() and (shipped := Path(core.__file__).with_name("pretrained")/path).is_dir(): path = shipped
     found = _of_folder(path) if path.is_dir() else [_of_tokens(t, coder) for t in _read_tokens(path)] if _holds_tokens(path) else None
     say(found or [_of_recording(r) for r in read_recordings(path, skeleton, fps)], as_json)
 
@@ -160,13 +164,18 @@ def _loaded(name, device):
     return Tokenizer.from_run(name, device) if (Path(name)/"best.json").exists() else Tokenizer.from_pretrained(name, device=device)
 
 
+def _check_tokens_out(out):    # before the work, not after it
+    if out.suffix == ".parquet":
+        with needs_extra("parquet"): import pyarrow    # noqa: F401
+    elif out.suffix: one_of(out.suffix, TOKEN_FILES, "kind of token file")
+
+
 def _write_tokens(made, out):
     from motion_vq.exports import save_npz, save_parquet
     if out.suffix == ".parquet": return save_parquet(made, out)
     if not out.suffix:
         for t in made: t.save(out/f"{re.sub(r'[^a-zA-Z0-9_.-]+', '_', t.name)}.safetensors")
         return
-    one_of(out.suffix, TOKEN_FILES, "kind of token file")
     if len(made) > 1: raise ConfigError(f"{out}: takes one recording, and these are {len(made)}: give a .parquet file, or a folder (a name without ending)")
     if out.suffix == ".npz": save_npz(made[0], out)
     else: made[0].save(out)
@@ -191,6 +200,7 @@ def encode(paths, out, model, device, fps, skeleton, up, gap, as_json):
     motion-vq encode people.json -m runs/2d --fps 25 -o tokens/
     """
     from motion_vq.recordings import read_recordings
+    _check_tokens_out(out)
     made = [_tokenizer(model, device, r.joints.shape[-1]).encode(r, up=up, gap=gap, progress=sys.stderr.isatty()) for path in paths for r in read_recordings(path, skeleton, fps)]
     _write_tokens(made, out)
     say([_of_tokens(t) for t in made], as_json)
@@ -389,7 +399,6 @@ def report(name, out, settings, as_json):
     \b
     motion-vq report vqgan_vs_dvae -o report.ipynb --set kind=3d --set out=runs/report
     """
-    from motion_vq.core import needs_extra
     from motion_vq.grid import setting
     from motion_vq.sweeps import run_report
     with needs_extra("notebooks"): from papermill import inspect_notebook
@@ -407,16 +416,17 @@ class HandedOn(click.Command):
         self.module = f"motion_vq.{module}"
 
     def _call(self, arguments):
-        main = importlib.import_module(self.module).main
-        if not {"-h", "--help"} & set(arguments): return main(list(arguments))
+        if not {"-h", "--help"} & set(arguments): return self._main(arguments)
         click.echo(self._help(arguments), nl=False)
+
+    def _main(self, arguments): return importlib.import_module(self.module).main(list(arguments), f"motion-vq {self.name}")
 
     def _help(self, arguments):
         said = io.StringIO()
         with redirect_stdout(said):
-            try: importlib.import_module(self.module).main(list(arguments))
+            try: self._main(arguments)
             except SystemExit: pass
-        return said.getvalue().replace(f"python -m {self.module}", f"motion-vq {self.name}")
+        return said.getvalue()
 
     def shell_complete(self, ctx, incomplete):
         "The words of its help that begin so, options and verbs of its own; else files."

@@ -31,6 +31,7 @@ from .entropy import CODERS, sizes
 from .heatmaps import render
 from .networks import ModelConfig, configure
 from .poses import between, check, fit_params
+from .processes import usable
 from .recordings import Recording, check_gaps, fill_gaps
 from .skeletons import PANOPTIC19, as_skeleton, convert
 from .trainer import MODELS
@@ -142,6 +143,13 @@ SHIPPED = {2: "motion-2d", 3: "motion-3d"}    # coordinates -> name of the token
 def _models(): return MODELS | {"codec": MotionCodec}    # name -> class
 
 
+def _shipped(name): return Path(core.__file__).with_name("pretrained")/name
+
+
+def _called(model_id):    # with its name, if it comes with the library
+    return next((f"{model_id} ({name})" for name in SHIPPED.values() if read_json(_shipped(name)/"config.json")["model_id"] == model_id), model_id)
+
+
 class Pretrained(ModelHubMixin, library_name="motion_vq", license="apache-2.0", tags=["human-motion", "vector-quantization"],
                  repo_url="https://github.com/motion-vq/motion_vq", paper_url="https://arxiv.org/abs/2509.19252", model_card_template=CARD):
     "What a `Tokenizer` has in common with every model of the Hub."
@@ -152,7 +160,11 @@ class Pretrained(ModelHubMixin, library_name="motion_vq", license="apache-2.0", 
     ):                 # a `Tokenizer`
         "Load a trained tokenizer."
         shipped = name_or_path in SHIPPED.values() and not Path(name_or_path).exists()
-        try: return super().from_pretrained(Path(core.__file__).with_name("pretrained")/name_or_path if shipped else name_or_path, **how)
+        if not shipped and "/" not in str(name_or_path) and not Path(name_or_path).is_dir():
+            raise CheckpointError(f"{name_or_path}: neither a folder with a tokenizer nor {' or '.join(SHIPPED.values())}, which come with the library; "
+                                  "a model on the Hugging Face Hub has a name like owner/model")
+        if "device" in how: how["device"] = usable(how["device"])
+        try: return super().from_pretrained(_shipped(name_or_path) if shipped else name_or_path, **how)
         except (ValueError, OSError) as e:
             raise CheckpointError(f"{name_or_path}: neither a folder with a tokenizer nor the name of one that can be loaded from the Hugging Face Hub "
                                   f"({str(e).strip().splitlines()[0]})") from None
@@ -249,7 +261,7 @@ class Tokenizer(Pretrained):
         fps:float=30.0,      # frames a second of the motion that it was trained on
     ):                       # a `Tokenizer`
         "The best model of a training run."
-        path = Path(folder)/"best.json"
+        path, device = Path(folder)/"best.json", usable(device)
         model, said = load_model(path), read_json(path, CheckpointError)
         return cls(model.to(device), fps, frames=said["config"]["frames"], size=said["config"]["size"], name=said["name"])
 
@@ -357,7 +369,7 @@ class Tokenizer(Pretrained):
 
     def _check(self, tokens):
         if tokens.model != self.model_id:
-            raise CheckpointError(f"{tokens.name}: these tokens were made by the model {tokens.model}, and this is {self.model_id}: load that one")
+            raise CheckpointError(f"{tokens.name}: these tokens were made by the model {_called(tokens.model)}, and this is {_called(self.model_id)}: load that one")
         n = self._n_windows(tokens.frames, tokens.fps)
         if len(tokens.indices) != n or len(tokens.placed) != n: raise DataError(f"{tokens.name}: {len(tokens.indices)} windows, and {tokens.frames} frames need {n}")
         if not (0 <= tokens.indices.min() and tokens.indices.max() < tokens.codebook_size):

@@ -196,6 +196,24 @@ def test_tokens_of_another_model_are_refused_by_its_name(here, tmp_path):
     assert f"made by the model feedfeedfeedfeed, and this is {tokens.model}" in call(f"decode {tmp_path/'other.npz'} -m {here/'run'} -o {tmp_path/'a.npy'}", 1)
 
 
+@pytest.mark.parametrize("line, status, said", [
+    ("train", 2, "motion-vq train: error: the following arguments are required: --data, --out"), ("sweep", 2, "usage: motion-vq sweep"), ("sweep run", 2, "motion-vq sweep run: error"),
+    ("download", 2, "motion-vq download: error"), ("encode {}/walk.npz -o t.txt", 2, "unknown kind of token file"), ("encode {}/walk.npz --device cuda:99 -o t.npz", 2, "take cpu or auto"),
+    ("encode {}/walk.npz --device banana -o t.npz", 2, "'banana' cannot be used"), ("encode {}/walk.npz -m nothing -o t.npz", 1, "motion-2d or motion-3d"), ("info {}/nowhere", 1, "is not read here"),
+    ("info {}", 1, "neither a tokenizer, a training run, a data set nor"), ("evaluate {}/people", 2, "a codec sees none"), ("encode {}/jump.npy -o t.npz", 2, "--fps 30")])
+def test_what_a_newcomer_mistypes_is_told_in_the_words_that_they_typed(here, tmp_path, monkeypatch, line, status, said):
+    monkeypatch.chdir(tmp_path)
+    error = call(line.format(here), status)
+    assert said in error and "python -m" not in error and not list(tmp_path.iterdir())
+
+
+def test_tokenizers_that_come_with_the_library_go_by_their_names(here, tmp_path):
+    assert says("info motion-2d")["kind"] == "2d" and says("info motion-3d")["what"] == "tokenizer"
+    said = says(f"encode {here/'walk.npz'} -o {tmp_path/'t.npz'}")[0]
+    assert said["model"] == says("info motion-3d")["model_id"]
+    assert f"by the model {said['model']} (motion-3d), and this is" in call(f"decode {tmp_path/'t.npz'} -m {here/'run'} -o {tmp_path/'a.npy'}", 1)
+
+
 # --- real processes ---
 
 def test_a_process_ends_with_its_status_and_keeps_the_streams_apart(here):
