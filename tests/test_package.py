@@ -1,7 +1,6 @@
 "What is installed: a wheel that is small and typed, and needs nothing beyond the library's requirements."
 import importlib.metadata
 import json
-import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -16,17 +15,6 @@ ROOT = Path(__file__).parents[1]
 config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(ROOT/"settings.ini", encoding="utf-8")
 CFG = config["DEFAULT"]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    "Built from a copy of what is committed for it, so that nothing lies about afterwards."
-    source = tmp_path_factory.mktemp("source")
-    for name in ("settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CITATION.cff", "constraints.txt"): shutil.copy(ROOT/name, source)
-    shutil.copytree(ROOT/"motion_vq", source/"motion_vq", ignore=shutil.ignore_patterns("__pycache__"))
-    done = subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", source/"dist"], cwd=source, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return next((source/"dist").glob("*.whl"))
 
 
 def test_the_wheel_is_small_and_typed_and_brings_the_command(wheel):
