@@ -272,6 +272,7 @@ class Tokenizer(Pretrained):
         up:str="-y",             # which way is up, see `UP`
         gap:float=0.5,           # seconds that a joint may be unseen
         progress:bool=False,     # show a bar
+        guess:bool=False,        # place the joints that the skeleton lacks (SMPL's and Human3.6M's have no face), see `skeletons.GUESSES`
     )->Tokens:
         "Motion to tokens."
         r = joints if isinstance(joints, Recording) else Recording("the recording", joints, as_skeleton(skeleton), fps)
@@ -279,9 +280,9 @@ class Tokenizer(Pretrained):
             raise ConfigError(f"{r.name}: joints have {r.joints.shape[-1]} coordinates, and this tokenizer is for {self.dims}: take the one for {5 - self.dims}, "
                               "or project the joints to a picture first")
         check_gaps(r, gap)
-        box, made, placed = None if self.model.motion else self._one_box(r, up), [], []
+        box, made, placed = None if self.model.motion else self._one_box(r, up, guess), [], []
         with tqdm(total=self._n_windows(len(r), r.fps), desc="encode", unit="window", disable=not progress) as bar:
-            for windows in self._cut(r, up):
+            for windows in self._cut(r, up, guess):
                 placed.append(placements(windows, self.size) if box is None else np.repeat(box, len(windows), 0))
                 for clip in to_box(windows, placed[-1], self.size).astype(np.float32):
                     made.append(window_tokens(self.model, clip, self.size))
@@ -291,19 +292,21 @@ class Tokenizer(Pretrained):
     def joints(self,
         tokens:Tokens,
         progress:bool=False,  # show a bar
-    )->np.ndarray:            # (F, K, 2|3) float32 in the recording's own unit, place, rate and skeleton
+        skeleton=None,        # a `Skeleton` or its name; None: the recording's
+    )->np.ndarray:            # (F, K, 2|3) float32 in the recording's own unit, place and rate; NaN: a joint that the model does not know
         "Tokens to motion."
-        return np.concatenate(list(self.pieces(tokens, progress)))
+        return np.concatenate(list(self.pieces(tokens, progress, skeleton)))
 
     def pieces(self,
         tokens:Tokens,
         progress:bool=False,  # show a bar
+        skeleton=None,        # a `Skeleton` or its name; None: the recording's
     )->Iterator[np.ndarray]:  # (frames, K, 2|3) float32, which together are the recording
         "Tokens to motion, a piece at a time: the memory that is needed does not depend on the recording's length."
-        at = np.linspace(0, self.frames_of(tokens.frames, tokens.fps) - 1, tokens.frames)
+        at, skeleton = np.linspace(0, self.frames_of(tokens.frames, tokens.fps) - 1, tokens.frames), as_skeleton(skeleton or tokens.skeleton)
         for first, last, x in self._stretches(tokens, progress):
             inside = at[(first <= at) & (at < last)] - first
-            if len(inside): yield convert(upright(between(x, inside), tokens.up, back=True), PANOPTIC19, tokens.skeleton).astype(np.float32)
+            if len(inside): yield convert(upright(between(x, inside), tokens.up, back=True), PANOPTIC19, skeleton, blank=True).astype(np.float32)
 
     def decode(self,
         tokens:Tokens,
@@ -352,19 +355,19 @@ class Tokenizer(Pretrained):
 
     def _n_windows(self, frames, fps): return n_windows(self.frames_of(frames, fps), self.frames, self.overlap)
 
-    def _cut(self, r, up):    # yields (windows, frames, K, 2|3) float64, upright, `AT_ONCE` windows at a time
+    def _cut(self, r, up, guess):    # yields (windows, frames, K, 2|3) float64, upright, `AT_ONCE` windows at a time
         n, frames, hop, margin = self._n_windows(len(r), r.fps), self.frames_of(len(r), r.fps), self.frames - self.overlap, _longest_gap(r) + 1
         places = np.linspace(0, len(r) - 1, frames)
         for i in range(0, n, AT_ONCE):
             at = places[hop * i:hop * (min(i + AT_ONCE, n) - 1) + self.frames]
             low = max(0, math.floor(at[0]) - margin)
             x = fill_gaps(replace(r, joints=r.joints[low:math.floor(at[-1]) + 2 + margin]), math.inf)
-            x = upright(convert(x, r.skeleton, PANOPTIC19), up)
+            x = upright(convert(x, r.skeleton, PANOPTIC19, guess=guess), up)
             check(x, where=f"{r.name}, from frame {low} on")
             yield cut(between(x, at - low), self.frames, self.overlap)
 
-    def _one_box(self, r, up):    # the placement of the whole recording, (1, 1 + 2|3)
-        ends = np.array([(w.min((0, 1, 2)), w.max((0, 1, 2))) for w in self._cut(r, up)])
+    def _one_box(self, r, up, guess):    # the placement of the whole recording, (1, 1 + 2|3)
+        ends = np.array([(w.min((0, 1, 2)), w.max((0, 1, 2))) for w in self._cut(r, up, guess)])
         return placements(ends.reshape(1, -1, 1, self.dims), self.size)
 
     def _check(self, tokens):

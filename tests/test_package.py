@@ -1,4 +1,5 @@
 "What is installed: a wheel that is small and typed, and needs nothing beyond the library's requirements."
+import ast
 import importlib.metadata
 import json
 import subprocess
@@ -75,6 +76,18 @@ def test_the_wheel_needs_nothing_beyond_its_requirements(wheel, tmp_path):
     with ZipFile(wheel) as archive: archive.extractall(tmp_path/"site")
     done = subprocess.run([sys.executable, "-c", CLEAN, str(tmp_path/"site"), json.dumps(foreign)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT/"motion_vq").glob("*.py")), ids=lambda path: path.stem)
+def test_modules_are_written_in_the_oldest_python_that_they_are_for(path):
+    "Its grammar; that nothing is used of the standard library that is younger, mypy sees: see `python_version` in pyproject.toml."
+    tree = ast.parse(path.read_text("utf-8"), feature_version=(3, 10))
+    assert "tomllib" not in {getattr(node, "module", None) for node in ast.walk(tree)} | {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+
+
+def test_the_oldest_python_is_the_same_everywhere():
+    pyproject, workflow = ((ROOT/name).read_text("utf-8") for name in ("pyproject.toml", ".github/workflows/test.yaml"))
+    assert CFG["min_python"] == "3.10" and 'python_version = "3.10"' in pyproject and '["3.10", "3.11", "3.12", "3.13"]' in workflow
 
 
 def test_the_public_types_hold():

@@ -16,7 +16,7 @@ from motion_vq.entropy import sizes
 from motion_vq.joint_errors import mpjpe
 from motion_vq.networks import preset
 from motion_vq.recordings import Recording, read_array
-from motion_vq.skeletons import COCO17, H36M17, PANOPTIC19, convert
+from motion_vq.skeletons import COCO17, H36M17, PANOPTIC19, SMPL22, Skeleton, convert
 from motion_vq.synthetic import motion, write_dataset
 from motion_vq.tokens import UP, Tokenizer, Tokens, load_tokens, upright
 from motion_vq.vqgan import VQGAN
@@ -95,6 +95,27 @@ def test_two_dimensions_in_another_skeleton(made):
     again = made["2d"].joints(tokens)
     assert again.shape == pixels.shape and mpjpe(pixels, again) < 30 and tokens.skeleton == "coco17"
     with pytest.raises(ConfigError, match="h36m17 cannot give .*left_eye"): made["2d"].encode(np.zeros((9, 17, 2)), skeleton=H36M17)
+
+
+@pytest.mark.parametrize("skeleton, lacks", [("smpl22", "nose, left_eye"), ("h36m17", "left_eye")])
+def test_people_without_a_face_are_refused_or_guessed_on_demand(made, skeleton, lacks):
+    "What the model knows comes back nearly as from its own skeleton; what it does not know is not seen, and its own joints can be had."
+    body = convert(WALK, PANOPTIC19, skeleton, blank=True)
+    if skeleton == "smpl22": body[:, SMPL22.index("head")] = WALK[:, [PANOPTIC19.index("left_ear"), PANOPTIC19.index("right_ear")]].mean(1)
+    body = np.where(np.isnan(body), WALK[:, :1], body)
+    with pytest.raises(ConfigError, match=f"{skeleton} cannot give {lacks}.*guess=True"): made["3d"].encode(body, skeleton=skeleton)
+    tokens = made["3d"].encode(body, skeleton=skeleton, guess=True)
+    back, known = made["3d"].joints(tokens), np.isfinite(made["3d"].joints(tokens)).all((0, 2))
+    assert tokens.skeleton == skeleton and back.shape == body.shape and known.sum() == dict(smpl22=13, h36m17=17)[skeleton]
+    assert mpjpe(body[:, known], back[:, known]) < 1.3 * mpjpe(WALK, made["3d"].joints(made["3d"].encode(WALK)))
+    assert made["3d"].joints(tokens, skeleton="panoptic19").shape == WALK.shape
+
+
+def test_a_skeleton_of_ones_own_is_given_again(made):
+    mine = Skeleton("mine", PANOPTIC19.joints[::-1], ())
+    tokens = made["3d"].encode(WALK[:, ::-1], skeleton=mine)
+    with pytest.raises(ConfigError, match="unknown skeleton 'mine'"): made["3d"].joints(tokens)
+    assert np.array_equal(made["3d"].joints(tokens, skeleton=mine)[:, ::-1], made["3d"].joints(tokens, skeleton="panoptic19"))
 
 
 def test_the_seams_are_little_worse_than_the_rest(tokenizer, monkeypatch):
