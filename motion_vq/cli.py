@@ -42,7 +42,7 @@ def cli():
     \b
     motion-vq train --data DIR --kind 3d --out runs/3d
     motion-vq encode walk.npz -m runs/3d -o walk.safetensors
-    motion-vq decode walk.safetensors -o again.npz
+    motion-vq decode walk.safetensors -m runs/3d -o again.npz
 
     Each verb has examples: motion-vq encode --help
 
@@ -162,7 +162,7 @@ def _tokenizer(name, device, coordinates):    # a `Tokenizer`; loaded once
 @cache
 def _loaded(name, device):
     from motion_vq.tokens import Tokenizer
-    return Tokenizer.from_run(name, device) if (Path(name)/"best.json").exists() else Tokenizer.from_pretrained(name, device=device)
+    return Tokenizer.from_pretrained(name, device=device)
 
 
 def _check_tokens_out(out):    # before the work, not after it
@@ -258,7 +258,7 @@ def decode(path, out, model, device, heatmaps, size, skeleton, as_json):
 
     \b
     motion-vq decode walk.safetensors -o again.npz
-    motion-vq decode walk.safetensors -m runs/3d --heatmaps --size 64 -o maps.npy
+    motion-vq decode walk.safetensors --heatmaps --size 64 -o maps.npy
     """
     one_of(out.suffix, (".npy",) if heatmaps else ("", ".npy", ".npz"), "ending of --out")
     several, found = _read_tokens(path), []

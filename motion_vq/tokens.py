@@ -155,7 +155,7 @@ class Pretrained(ModelHubMixin, library_name="motion_vq", license="apache-2.0", 
     "What a `Tokenizer` has in common with every model of the Hub."
     @classmethod
     def from_pretrained(cls,
-        name_or_path,  # "motion-2d" or "motion-3d", which come with the library; folder that `save_pretrained` wrote; or name of a model on the Hugging Face Hub
+        name_or_path,  # "motion-2d" or "motion-3d", which come with the library; folder of a run, or that `save_pretrained` wrote; or name of a model on the Hugging Face Hub
         **how,         # device="cuda"; and as in `huggingface_hub`: revision, token, cache_dir, local_files_only, ...
     ):                 # a `Tokenizer`
         "Load a trained tokenizer."
@@ -163,6 +163,7 @@ class Pretrained(ModelHubMixin, library_name="motion_vq", license="apache-2.0", 
         if not shipped and "/" not in str(name_or_path) and not Path(name_or_path).is_dir():
             raise CheckpointError(f"{name_or_path}: neither a folder with a tokenizer nor {' or '.join(SHIPPED.values())}, which come with the library; "
                                   "a model on the Hugging Face Hub has a name like owner/model")
+        if (Path(name_or_path)/"best.json").exists(): return cls.from_run(name_or_path, how.get("device", "cpu"))
         if "device" in how: how["device"] = usable(how["device"])
         try: return super().from_pretrained(_shipped(name_or_path) if shipped else name_or_path, **how)
         except (ValueError, OSError) as e:

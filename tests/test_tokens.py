@@ -194,7 +194,7 @@ def test_a_run_is_a_tokenizer(tmp_path, made):
     train_clips, validation, _ = load_clips(write_dataset(tmp_path/"people", train=2, validation=2, frames=40, seed=0), "2d", 16, 32)
     run = train("vqgan", preset("smoke", "2d"), train_preset("smoke", steps=1, batch=2, eval_every=1), train_clips, validation, tmp_path/"run", progress=False)
     t = Tokenizer.from_run(tmp_path/"run")
-    assert (t.frames, t.size, t.dims, t.name) == (16, 32, 2, "vqgan") and t.model_id == Tokenizer(run.tokenizer).model_id
+    assert (t.frames, t.size, t.dims, t.name) == (16, 32, 2, "vqgan") and t.model_id == Tokenizer(run.tokenizer).model_id == Tokenizer.from_pretrained(tmp_path/"run").model_id
     with pytest.raises(CheckpointError, match="best.json"): Tokenizer.from_run(tmp_path/"people")
 
 
