@@ -20,8 +20,8 @@ import click
 import numpy as np
 from click.shell_completion import CompletionItem
 
-from . import __version__
-from .core import ConfigError, DataError, exit_status, json_bytes, one_of, read_json, replacing
+from . import __version__, core
+from .core import ConfigError, DataError, exit_status, json_bytes, needs_extra, one_of, read_json, replacing
 
 # %% ../nbs/16_cli.ipynb #f76c6e1b
 class Verbs(click.Group):
@@ -42,7 +42,7 @@ def cli():
     \b
     motion-vq train --data DIR --kind 3d --out runs/3d
     motion-vq encode walk.npz -m runs/3d -o walk.safetensors
-    motion-vq decode walk.safetensors -o again.npz
+    motion-vq decode walk.safetensors -m runs/3d -o again.npz
 
     Each verb has examples: motion-vq encode --help
 
@@ -86,10 +86,12 @@ _model = _options(click.option("-m", "--model", metavar="MODEL", help="Folder of
 _motion = _options(click.option("--fps", type=float, help="Frames a second, where the file does not say."),
                    click.option("--skeleton", metavar="NAME", help="panoptic19, coco17, h36m17 or smpl22, where the file does not say."))
 _up = click.option("--up", default="-y", show_default=True, metavar="AXIS", help="Which way is up: -y (pictures, Panoptic), y (HumanML3D) or z.")
+_guess = click.option("--guess", is_flag=True, help="Guess the joints that the skeleton lacks: the face, of smpl22 and h36m17.")
 _gap = click.option("--gap", type=float, default=0.5, show_default=True, help="Seconds that a joint may be unseen.")
 
 # %% ../nbs/16_cli.ipynb #653fd0d7
 TOKEN_FILES = (".safetensors", ".npz", ".parquet")
+
 
 
 def _holds_tokens(path):
@@ -127,10 +129,11 @@ def _of_folder(path):    # what a folder holds; None: perhaps a recording
         return dict(what="training run", steps=run.steps, step=run.step, saved=run.saved, running=run.running, **(run.evals[-1]["eval"] if run.evals else {}))
     from motion_vq.panoptic import list_sequences
     if (path/"train").is_dir(): return dict(what="data set", **{split: len(list_sequences(path, split)) for split in ("train", "validation")})
+    if not [*path.glob("calibration_*.json"), *path.glob("hdPose3d_*")]: raise DataError(f"{path}: neither a tokenizer, a training run, a data set nor a Panoptic sequence")
 
 
 @cli.command()
-@click.argument("path", type=file)
+@click.argument("path", type=file, metavar="WHAT")
 @_motion
 @click.option("--coder", default="fixed", show_default=True, metavar="NAME", help="How the bits of tokens are counted: fixed, unigram or context.")
 @_json
@@ -143,8 +146,10 @@ def info(path, fps, skeleton, coder, as_json):
     motion-vq info walk.npz
     motion-vq info walk.safetensors --coder context --json
     motion-vq info runs/3d
+    motion-vq info motion-3d
     """
     from motion_vq.recordings import read_recordings
+    if not path.exists() and (shipped := Path(core.__file__).with_name("pretrained")/path).is_dir(): path = shipped
     found = _of_folder(path) if path.is_dir() else [_of_tokens(t, coder) for t in _read_tokens(path)] if _holds_tokens(path) else None
     say(found or [_of_recording(r) for r in read_recordings(path, skeleton, fps)], as_json)
 
@@ -157,7 +162,13 @@ def _tokenizer(name, device, coordinates):    # a `Tokenizer`; loaded once
 @cache
 def _loaded(name, device):
     from motion_vq.tokens import Tokenizer
-    return Tokenizer.from_run(name, device) if (Path(name)/"best.json").exists() else Tokenizer.from_pretrained(name, device=device)
+    return Tokenizer.from_pretrained(name, device=device)
+
+
+def _check_tokens_out(out):    # before the work, not after it
+    if out.suffix == ".parquet":
+        with needs_extra("parquet"): import pyarrow    # noqa: F401
+    elif out.suffix: one_of(out.suffix, TOKEN_FILES, "kind of token file")
 
 
 def _write_tokens(made, out):
@@ -166,7 +177,6 @@ def _write_tokens(made, out):
     if not out.suffix:
         for t in made: t.save(out/f"{re.sub(r'[^a-zA-Z0-9_.-]+', '_', t.name)}.safetensors")
         return
-    one_of(out.suffix, TOKEN_FILES, "kind of token file")
     if len(made) > 1: raise ConfigError(f"{out}: takes one recording, and these are {len(made)}: give a .parquet file, or a folder (a name without ending)")
     if out.suffix == ".npz": save_npz(made[0], out)
     else: made[0].save(out)
@@ -179,19 +189,21 @@ def _write_tokens(made, out):
 @_motion
 @_up
 @_gap
+@_guess
 @_json
-def encode(paths, out, model, device, fps, skeleton, up, gap, as_json):
+def encode(paths, out, model, device, fps, skeleton, up, gap, guess, as_json):
     """Motion to tokens.
 
     A recording is an .npy or .npz array (frames, joints, 2 or 3), the JSON of a pose estimator, or the folder of a Panoptic sequence. One that holds several people becomes several.
 
     \b
     motion-vq encode walk.npz -o walk.safetensors
-    motion-vq encode new_joints/*.npy -m runs/3d --fps 20 --up y -o tokens.parquet
+    motion-vq encode new_joints/*.npy --fps 20 --up y --guess -o tokens.parquet
     motion-vq encode people.json -m runs/2d --fps 25 -o tokens/
     """
     from motion_vq.recordings import read_recordings
-    made = [_tokenizer(model, device, r.joints.shape[-1]).encode(r, up=up, gap=gap, progress=sys.stderr.isatty()) for path in paths for r in read_recordings(path, skeleton, fps)]
+    _check_tokens_out(out)
+    made = [_tokenizer(model, device, r.joints.shape[-1]).encode(r, up=up, gap=gap, progress=sys.stderr.isatty(), guess=guess) for path in paths for r in read_recordings(path, skeleton, fps)]
     _write_tokens(made, out)
     say([_of_tokens(t) for t in made], as_json)
 
@@ -216,16 +228,17 @@ def _save_maps(pieces, frames, out):    # pieces (C, some frames, size, size) as
     return shape
 
 
-def _save_joints(tokenizer, tokens, out):    # the array's shape
+def _save_joints(tokenizer, tokens, out, skeleton):    # the array's shape
     from motion_vq.skeletons import as_skeleton
-    pieces, shape = tokenizer.pieces(tokens, sys.stderr.isatty()), (tokens.frames, as_skeleton(tokens.skeleton).n_joints, tokenizer.dims)
+    skeleton = as_skeleton(skeleton or tokens.skeleton)
+    pieces, shape = tokenizer.pieces(tokens, sys.stderr.isatty(), skeleton), (tokens.frames, skeleton.n_joints, tokenizer.dims)
     with replacing(out) as part:
         if out.suffix == ".npy":
             with open(part, "wb") as file: _write_joints(file, pieces, shape)
             return shape
         with ZipFile(part, "w") as archive:
             with archive.open("joints.npy", "w", force_zip64=True) as file: _write_joints(file, pieces, shape)
-            for name, value in dict(fps=tokens.fps, skeleton=tokens.skeleton).items():
+            for name, value in dict(fps=tokens.fps, skeleton=skeleton.name).items():
                 with archive.open(f"{name}.npy", "w") as file: np.lib.format.write_array(file, np.array(value))
     return shape
 
@@ -236,15 +249,16 @@ def _save_joints(tokenizer, tokens, out):    # the array's shape
 @_model
 @click.option("--heatmaps", is_flag=True, help="Write heatmaps (channels, frames, size, size) in place of joints; .npy.")
 @click.option("--size", type=int, help="Side of the heatmaps, where tokens describe motion.")
+@click.option("--skeleton", metavar="NAME", help="Whose joints to write; else the recording's.")
 @_json
-def decode(path, out, model, device, heatmaps, size, as_json):
+def decode(path, out, model, device, heatmaps, size, skeleton, as_json):
     """Tokens to motion.
 
-    Joints in the recording's own unit, place, rate and skeleton; or heatmaps.
+    Joints in the recording's own unit, place, rate and skeleton (NaN: a joint that the model does not know); or heatmaps.
 
     \b
     motion-vq decode walk.safetensors -o again.npz
-    motion-vq decode walk.safetensors -m runs/3d --heatmaps --size 64 -o maps.npy
+    motion-vq decode walk.safetensors --heatmaps --size 64 -o maps.npy
     """
     one_of(out.suffix, (".npy",) if heatmaps else ("", ".npy", ".npz"), "ending of --out")
     several, found = _read_tokens(path), []
@@ -252,7 +266,7 @@ def decode(path, out, model, device, heatmaps, size, as_json):
     for t in several:
         tokenizer = _tokenizer(model, device, t.placed.shape[1] - 1)
         target = out if out.suffix else out/f"{re.sub(r'[^a-zA-Z0-9_.-]+', '_', t.name)}.npz"
-        if not heatmaps: shape = _save_joints(tokenizer, t, target)
+        if not heatmaps: shape = _save_joints(tokenizer, t, target, skeleton)
         else:
             shape = _save_maps(tokenizer.map_pieces(t, size, sys.stderr.isatty()), tokenizer.frames_of(t.frames, t.fps), target)
         found.append(dict(what="heatmaps" if heatmaps else "joints", name=t.name, file=str(target), shape=list(shape), fps=tokenizer.fps if heatmaps else t.fps))
@@ -332,18 +346,19 @@ def _on_data_set(tokenizer, data, device):
     return dict(what="validation windows", windows=len(validation)) | evaluate(predictor(tokenizer.model), validation, tokenizer.config.codebook_size, device=device).result()
 
 
-def _there_and_back(tokenizer, r, up, gap):
+def _there_and_back(tokenizer, r, up, gap, guess):
     from motion_vq.joint_errors import acceleration_error, mpjpe, pck
     from motion_vq.recordings import fill_gaps
-    tokens, joints = tokenizer.encode(r, up=up, gap=gap, progress=sys.stderr.isatty()), fill_gaps(r, gap)
-    box, off, near, bent, before = float(np.ptp(joints, axis=(0, 1)).max()), 0, 0, 0, np.empty((2, 0, *joints.shape[1:]))
+    tokens, joints = tokenizer.encode(r, up=up, gap=gap, progress=sys.stderr.isatty(), guess=guess), fill_gaps(r, gap)
+    box, off, near, bent, before = float(np.ptp(joints, axis=(0, 1)).max()), 0, 0, 0, None
     for again in tokenizer.pieces(tokens, sys.stderr.isatty()):
-        there, joints = joints[:len(again)], joints[len(again):]
+        there, joints, known = joints[:len(again)], joints[len(again):], np.isfinite(again[0]).all(-1)
+        there, again = there[:, known], again[:, known]
         off, near = off + len(again) * mpjpe(there, again), near + len(again) * pck(there, again, 0.05 * box)
-        both = np.concatenate([before, [there, again]], 1)    # accelerations reach into the piece before
+        both = np.stack([there, again]) if before is None else np.concatenate([before, [there, again]], 1)    # accelerations reach into the piece before
         if (more := both.shape[1] - 2) > 0: bent += more * acceleration_error(*both)
         before = both[:, -2:]
-    found = dict(what="there and back", name=r.name, frames=len(r), mpjpe=off / len(r), box=box, pck_5_percent=near / len(r))
+    found = dict(what="there and back", name=r.name, frames=len(r), joints=int(known.sum()), mpjpe=off / len(r), box=box, pck_5_percent=near / len(r))
     if len(r) > 2: found["acceleration_error"] = bent / (len(r) - 2)
     return found | dict(bits_per_second=tokens.bits()["per_second"])
 
@@ -354,8 +369,9 @@ def _there_and_back(tokenizer, r, up, gap):
 @_motion
 @_up
 @_gap
+@_guess
 @_json
-def evaluate(path, model, device, fps, skeleton, up, gap, as_json):
+def evaluate(path, model, device, fps, skeleton, up, gap, guess, as_json):
     """Judge a model.
 
     On the validation windows of a data set (a folder with train/ and validation/), or on recordings.
@@ -366,7 +382,7 @@ def evaluate(path, model, device, fps, skeleton, up, gap, as_json):
     """
     from motion_vq.recordings import read_recordings
     if path.is_dir() and (path/"validation").is_dir(): return say(_on_data_set(_tokenizer(model, device, 2), path, device), as_json)
-    say([_there_and_back(_tokenizer(model, device, r.joints.shape[-1]), r, up, gap) for r in read_recordings(path, skeleton, fps)], as_json)
+    say([_there_and_back(_tokenizer(model, device, r.joints.shape[-1]), r, up, gap, guess) for r in read_recordings(path, skeleton, fps)], as_json)
 
 # %% ../nbs/16_cli.ipynb #9f8342e7
 def _report(name):
@@ -389,7 +405,6 @@ def report(name, out, settings, as_json):
     \b
     motion-vq report vqgan_vs_dvae -o report.ipynb --set kind=3d --set out=runs/report
     """
-    from motion_vq.core import needs_extra
     from motion_vq.grid import setting
     from motion_vq.sweeps import run_report
     with needs_extra("notebooks"): from papermill import inspect_notebook
@@ -407,16 +422,17 @@ class HandedOn(click.Command):
         self.module = f"motion_vq.{module}"
 
     def _call(self, arguments):
-        main = importlib.import_module(self.module).main
-        if not {"-h", "--help"} & set(arguments): return main(list(arguments))
+        if not {"-h", "--help"} & set(arguments): return self._main(arguments)
         click.echo(self._help(arguments), nl=False)
+
+    def _main(self, arguments): return importlib.import_module(self.module).main(list(arguments), f"motion-vq {self.name}")
 
     def _help(self, arguments):
         said = io.StringIO()
         with redirect_stdout(said):
-            try: importlib.import_module(self.module).main(list(arguments))
+            try: self._main(arguments)
             except SystemExit: pass
-        return said.getvalue().replace(f"python -m {self.module}", f"motion-vq {self.name}")
+        return said.getvalue()
 
     def shell_complete(self, ctx, incomplete):
         "The words of its help that begin so, options and verbs of its own; else files."

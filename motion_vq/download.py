@@ -324,11 +324,12 @@ def _list(found):
 # %% ../nbs/02_download.ipynb #8793af6b
 def main(
     argv=None,    # arguments; None: those of the command line
+    prog:str="python -m motion_vq.download",    # what was typed, for the help
 )->int:           # exit status
     "The command `python -m motion_vq.download`."
-    parser = argparse.ArgumentParser("python -m motion_vq.download", formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = argparse.ArgumentParser(prog, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Fetch 3D joints and calibrations of CMU Panoptic sequences. The same command goes on after a failure.",
-        epilog="example:\n  python -m motion_vq.download data/panoptic --sequences 171204_pose1 160906_band1 --dry-run\n\n" + TERMS)
+        epilog=f"example:\n  {prog} data/panoptic --sequences 171204_pose1 160906_band1 --dry-run\n\n" + TERMS)
     parser.add_argument("dest", metavar="DEST", help="the data set's folder")
     parser.add_argument("--sequences", nargs="+", metavar="NAME", default=TRAIN_SEQUENCES + VALIDATION_SEQUENCES,
                         help="which ones (default: the paper's 47 for training and 13 for validation)")

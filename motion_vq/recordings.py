@@ -80,11 +80,11 @@ def skeleton_of(
     fitting = [name for name, s in SKELETONS.items() if s.n_joints == joints]
     if len(fitting) == 1: return SKELETONS[fitting[0]]
     if not fitting: raise ConfigError(f"{where}: {joints} joints, which fits none of {', '.join(SKELETONS)}: give a Skeleton with their names")
-    raise ConfigError(f"{where}: {joints} joints could be {' or '.join(fitting)}: say which, as in skeleton={fitting[0]!r}")
+    raise ConfigError(f"{where}: {joints} joints could be {' or '.join(fitting)}: say which, as in skeleton={fitting[0]!r} (--skeleton {fitting[0]})")
 
 
 def _rate(given, found, where):
-    if given is None and found is None: raise ConfigError(f"{where}: does not say how many frames a second it has: give it, as in fps=30")
+    if given is None and found is None: raise ConfigError(f"{where}: does not say how many frames a second it has: give it, as in fps=30 (--fps 30)")
     return found if given is None else given
 
 # %% ../nbs/02_recordings.ipynb #e61d6178

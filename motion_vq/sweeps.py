@@ -338,12 +338,12 @@ def _print_table(out, form):
     for folder in strays: print(f"{folder/'parameters.json'}: missing, damaged or of another point, so its result is left out", file=sys.stderr)
 
 # %% ../nbs/13_sweeps.ipynb #0690e8d6
-def _arguments(argv):
-    parser = argparse.ArgumentParser("python -m motion_vq.sweeps", description="A grid of runs of a report, and their table.")
+def _arguments(argv, prog):
+    parser = argparse.ArgumentParser(prog, description="A grid of runs of a report, and their table.")
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run", help="run what is not done", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Run what is not done of a sweep. Whatever happened to it, the same command goes on.",
-        epilog="example:\n  python -m motion_vq.sweeps run nbs/analysis/sweeps/cpu.yml --out _runs/cpu --set data=$PWD/data/panoptic")
+        epilog=f"example:\n  {prog} run nbs/analysis/sweeps/cpu.yml --out _runs/cpu --set data=$PWD/data/panoptic")
     one.add_argument("file", metavar="FILE.yml", help="the sweep: notebook, fixed, grid, metric")
     one.add_argument("--out", metavar="DIR", required=True, help="where results are, and go")
     one.add_argument("--workers", type=int, default=1, metavar="N", help="points at a time (default: %(default)s)")
@@ -367,9 +367,10 @@ def _as_asked(args):
 
 def main(
     argv=None,    # arguments; None: those of the command line
+    prog:str="python -m motion_vq.sweeps",    # what was typed, for the help
 )->int:           # exit status
     "The command `python -m motion_vq.sweeps`."
-    args = _arguments(argv)
+    args = _arguments(argv, prog)
     return exit_status(lambda: _as_asked(args), "what is done stays, and the same command goes on from there")
 
 # %% ../nbs/13_sweeps.ipynb #883b5db5

@@ -31,6 +31,7 @@ from .entropy import CODERS, sizes
 from .heatmaps import render
 from .networks import ModelConfig, configure
 from .poses import between, check, fit_params
+from .processes import usable
 from .recordings import Recording, check_gaps, fill_gaps
 from .skeletons import PANOPTIC19, as_skeleton, convert
 from .trainer import MODELS
@@ -143,17 +144,29 @@ SHIPPED = {2: "motion-2d", 3: "motion-3d"}    # coordinates -> name of the token
 def _models(): return MODELS | {"codec": MotionCodec}    # name -> class
 
 
+def _shipped(name): return Path(core.__file__).with_name("pretrained")/name
+
+
+def _called(model_id):    # with its name, if it comes with the library
+    return next((f"{model_id} ({name})" for name in SHIPPED.values() if read_json(_shipped(name)/"config.json")["model_id"] == model_id), model_id)
+
+
 class Pretrained(ModelHubMixin, library_name="motion_vq", license="apache-2.0", tags=["human-motion", "vector-quantization"],
                  repo_url="https://github.com/motion-vq/motion_vq", paper_url="https://arxiv.org/abs/2509.19252", model_card_template=CARD):
     "What a `Tokenizer` has in common with every model of the Hub."
     @classmethod
     def from_pretrained(cls,
-        name_or_path,  # "motion-2d" or "motion-3d", which come with the library; folder that `save_pretrained` wrote; or name of a model on the Hugging Face Hub
+        name_or_path,  # "motion-2d" or "motion-3d", which come with the library; folder of a run, or that `save_pretrained` wrote; or name of a model on the Hugging Face Hub
         **how,         # device="cuda"; and as in `huggingface_hub`: revision, token, cache_dir, local_files_only, ...
     ):                 # a `Tokenizer`
         "Load a trained tokenizer."
         shipped = name_or_path in SHIPPED.values() and not Path(name_or_path).exists()
-        try: return super().from_pretrained(Path(core.__file__).with_name("pretrained")/name_or_path if shipped else name_or_path, **how)
+        if not shipped and "/" not in str(name_or_path) and not Path(name_or_path).is_dir():
+            raise CheckpointError(f"{name_or_path}: neither a folder with a tokenizer nor {' or '.join(SHIPPED.values())}, which come with the library; "
+                                  "a model on the Hugging Face Hub has a name like owner/model")
+        if (Path(name_or_path)/"best.json").exists(): return cls.from_run(name_or_path, how.get("device", "cpu"))
+        if "device" in how: how["device"] = usable(how["device"])
+        try: return super().from_pretrained(_shipped(name_or_path) if shipped else name_or_path, **how)
         except (ValueError, OSError) as e:
             raise CheckpointError(f"{name_or_path}: neither a folder with a tokenizer nor the name of one that can be loaded from the Hugging Face Hub "
                                   f"({str(e).strip().splitlines()[0]})") from None
@@ -255,7 +268,7 @@ class Tokenizer(Pretrained):
         fps:float=30.0,      # frames a second of the motion that it was trained on
     ):                       # a `Tokenizer`
         "The best model of a training run."
-        path = Path(folder)/"best.json"
+        path, device = Path(folder)/"best.json", usable(device)
         model, said = load_model(path), read_json(path, CheckpointError)
         return cls(model.to(device), fps, frames=said["config"]["frames"], size=said["config"]["size"], name=said["name"])
 
@@ -266,6 +279,7 @@ class Tokenizer(Pretrained):
         up:str="-y",             # which way is up, see `UP`
         gap:float=0.5,           # seconds that a joint may be unseen
         progress:bool=False,     # show a bar
+        guess:bool=False,        # place the joints that the skeleton lacks (SMPL's and Human3.6M's have no face), see `skeletons.GUESSES`
     )->Tokens:
         "Motion to tokens."
         r = joints if isinstance(joints, Recording) else Recording("the recording", joints, as_skeleton(skeleton), fps)
@@ -273,9 +287,9 @@ class Tokenizer(Pretrained):
             raise ConfigError(f"{r.name}: joints have {r.joints.shape[-1]} coordinates, and this tokenizer is for {self.dims}: take the one for {5 - self.dims}, "
                               "or project the joints to a picture first")
         check_gaps(r, gap)
-        box, made, placed = None if self.model.motion else self._one_box(r, up), [], []
+        box, made, placed = None if self.model.motion else self._one_box(r, up, guess), [], []
         with tqdm(total=self._n_windows(len(r), r.fps), desc="encode", unit="window", disable=not progress) as bar:
-            for windows in self._cut(r, up):
+            for windows in self._cut(r, up, guess):
                 placed.append(placements(windows, self.size) if box is None else np.repeat(box, len(windows), 0))
                 for clip in to_box(windows, placed[-1], self.size).astype(np.float32):
                     made.append(window_tokens(self.model, clip, self.size))
@@ -285,19 +299,21 @@ class Tokenizer(Pretrained):
     def joints(self,
         tokens:Tokens,
         progress:bool=False,  # show a bar
-    )->np.ndarray:            # (F, K, 2|3) float32 in the recording's own unit, place, rate and skeleton
+        skeleton=None,        # a `Skeleton` or its name; None: the recording's
+    )->np.ndarray:            # (F, K, 2|3) float32 in the recording's own unit, place and rate; NaN: a joint that the model does not know
         "Tokens to motion."
-        return np.concatenate(list(self.pieces(tokens, progress)))
+        return np.concatenate(list(self.pieces(tokens, progress, skeleton)))
 
     def pieces(self,
         tokens:Tokens,
         progress:bool=False,  # show a bar
+        skeleton=None,        # a `Skeleton` or its name; None: the recording's
     )->Iterator[np.ndarray]:  # (frames, K, 2|3) float32, which together are the recording
         "Tokens to motion, a piece at a time: the memory that is needed does not depend on the recording's length."
-        at = np.linspace(0, self.frames_of(tokens.frames, tokens.fps) - 1, tokens.frames)
+        at, skeleton = np.linspace(0, self.frames_of(tokens.frames, tokens.fps) - 1, tokens.frames), as_skeleton(skeleton or tokens.skeleton)
         for first, last, x in self._stretches(tokens, progress):
             inside = at[(first <= at) & (at < last)] - first
-            if len(inside): yield convert(upright(between(x, inside), tokens.up, back=True), PANOPTIC19, tokens.skeleton).astype(np.float32)
+            if len(inside): yield convert(upright(between(x, inside), tokens.up, back=True), PANOPTIC19, skeleton, blank=True).astype(np.float32)
 
     def decode(self,
         tokens:Tokens,
@@ -346,24 +362,24 @@ class Tokenizer(Pretrained):
 
     def _n_windows(self, frames, fps): return n_windows(self.frames_of(frames, fps), self.frames, self.overlap)
 
-    def _cut(self, r, up):    # yields (windows, frames, K, 2|3) float64, upright, `AT_ONCE` windows at a time
+    def _cut(self, r, up, guess):    # yields (windows, frames, K, 2|3) float64, upright, `AT_ONCE` windows at a time
         n, frames, hop, margin = self._n_windows(len(r), r.fps), self.frames_of(len(r), r.fps), self.frames - self.overlap, _longest_gap(r) + 1
         places = np.linspace(0, len(r) - 1, frames)
         for i in range(0, n, AT_ONCE):
             at = places[hop * i:hop * (min(i + AT_ONCE, n) - 1) + self.frames]
             low = max(0, math.floor(at[0]) - margin)
             x = fill_gaps(replace(r, joints=r.joints[low:math.floor(at[-1]) + 2 + margin]), math.inf)
-            x = upright(convert(x, r.skeleton, PANOPTIC19), up)
+            x = upright(convert(x, r.skeleton, PANOPTIC19, guess=guess), up)
             check(x, where=f"{r.name}, from frame {low} on")
             yield cut(between(x, at - low), self.frames, self.overlap)
 
-    def _one_box(self, r, up):    # the placement of the whole recording, (1, 1 + 2|3)
-        ends = np.array([(w.min((0, 1, 2)), w.max((0, 1, 2))) for w in self._cut(r, up)])
+    def _one_box(self, r, up, guess):    # the placement of the whole recording, (1, 1 + 2|3)
+        ends = np.array([(w.min((0, 1, 2)), w.max((0, 1, 2))) for w in self._cut(r, up, guess)])
         return placements(ends.reshape(1, -1, 1, self.dims), self.size)
 
     def _check(self, tokens):
         if tokens.model != self.model_id:
-            raise CheckpointError(f"{tokens.name}: these tokens were made by the model {tokens.model}, and this is {self.model_id}: load that one")
+            raise CheckpointError(f"{tokens.name}: these tokens were made by the model {_called(tokens.model)}, and this is {_called(self.model_id)}: load that one")
         n = self._n_windows(tokens.frames, tokens.fps)
         if len(tokens.indices) != n or len(tokens.placed) != n: raise DataError(f"{tokens.name}: {len(tokens.indices)} windows, and {tokens.frames} frames need {n}")
         if not (0 <= tokens.indices.min() and tokens.indices.max() < tokens.codebook_size):

@@ -246,11 +246,12 @@ def _is_held(path):
 # %% ../nbs/11_training.ipynb #b12af857
 def main(
     argv=None,  # list of str; without it, the arguments of the process
+    prog:str="python -m motion_vq.training",    # what was typed, for the help
 )->int:         # 0: trained; 1: an error, which is named; 2: asked for something wrong; 130: interrupted
     "Train a preset, or go on with it."
-    parser = argparse.ArgumentParser("python -m motion_vq.training", formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = argparse.ArgumentParser(prog, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train a tokenizer. The same command goes on after Ctrl-C, a crash or a full disk, to the same bits.",
-        epilog="examples:\n  python -m motion_vq.training --data data/panoptic --kind 2d --out runs/2d\n"
+        epilog=f"examples:\n  {prog} --data data/panoptic --kind 2d --out runs/2d\n"
                "  torchrun --nproc_per_node 2 -m motion_vq.training --data data/panoptic --kind 3d --batch 32 --out runs/3d\n\n"
                "exit status: 0 trained, 1 error, 2 wrong use, 130 interrupted")
     parser.add_argument("--data", metavar="DIR", required=True, help="folder with train/ and validation/, or with the paper's sequences")

@@ -14,6 +14,7 @@ from motion_vq.cli import cli
 from motion_vq.exports import load_npz, load_parquet, token_digest
 from motion_vq.joint_errors import acceleration_error, mpjpe, pck
 from motion_vq.recordings import read_recordings
+from motion_vq.skeletons import convert
 from motion_vq.synthetic import motion, write_dataset
 from motion_vq.tokens import Tokenizer, load_tokens
 
@@ -194,6 +195,41 @@ def test_tokens_of_another_model_are_refused_by_its_name(here, tmp_path):
     tokens = load_npz(tmp_path/"t.npz")
     save_npz(replace(tokens, model="feedfeedfeedfeed"), tmp_path/"other.npz")
     assert f"made by the model feedfeedfeedfeed, and this is {tokens.model}" in call(f"decode {tmp_path/'other.npz'} -m {here/'run'} -o {tmp_path/'a.npy'}", 1)
+
+
+@pytest.mark.parametrize("line, status, said", [
+    ("train", 2, "motion-vq train: error: the following arguments are required: --data, --out"), ("sweep", 2, "usage: motion-vq sweep"), ("sweep run", 2, "motion-vq sweep run: error"),
+    ("download", 2, "motion-vq download: error"), ("encode {}/walk.npz -o t.txt", 2, "unknown kind of token file"), ("encode {}/walk.npz --device cuda:99 -o t.npz", 2, "take cpu or auto"),
+    ("encode {}/walk.npz --device banana -o t.npz", 2, "'banana' cannot be used"), ("encode {}/walk.npz -m nothing -o t.npz", 1, "motion-2d or motion-3d"), ("info {}/nowhere", 1, "is not read here"),
+    ("info {}", 1, "neither a tokenizer, a training run, a data set nor"), ("evaluate {}/people", 2, "a codec sees none"), ("encode {}/jump.npy -o t.npz", 2, "--fps 30")])
+def test_what_a_newcomer_mistypes_is_told_in_the_words_that_they_typed(here, tmp_path, monkeypatch, line, status, said):
+    monkeypatch.chdir(tmp_path)
+    error = call(line.format(here), status)
+    assert said in error and "python -m" not in error and not list(tmp_path.iterdir())
+
+
+def test_humanml3d_goes_there_and_back(tmp_path):
+    "SMPL's 22 joints at 20 frames a second, y up, in metres: its face is guessed if asked for, its feet come back unseen."
+    walk = motion("gait", 60, seed=3, fps=20) / 100 * [1, -1, -1]
+    joints = convert(walk, "panoptic19", "smpl22", blank=True)
+    np.save(tmp_path/"000001.npy", np.where(np.isnan(joints), walk[:, 15:16], joints))
+    line = f"encode {tmp_path/'000001.npy'} --fps 20 --up y -o {tmp_path/'t.safetensors'}"
+    assert "smpl22 cannot give nose" in call(line, 2) and "--guess" in call(line, 2)
+    call(f"{line} --guess")
+    call(f"decode {tmp_path/'t.safetensors'} -o {tmp_path/'again.npz'}")
+    again = np.load(tmp_path/"again.npz")["joints"]
+    seen = np.isfinite(again).all((0, 2))
+    assert again.shape == (60, 22, 3) and seen.sum() == 13 and mpjpe(joints[:, seen], again[:, seen]) < 0.08
+    assert says(f"evaluate {tmp_path/'000001.npy'} --fps 20 --up y --guess")[0]["joints"] == 13
+    call(f"decode {tmp_path/'t.safetensors'} --skeleton panoptic19 -o {tmp_path/'own.npz'}")
+    assert np.load(tmp_path/"own.npz")["joints"].shape == (60, 19, 3) and str(np.load(tmp_path/"own.npz")["skeleton"]) == "panoptic19"
+
+
+def test_tokenizers_that_come_with_the_library_go_by_their_names(here, tmp_path):
+    assert says("info motion-2d")["kind"] == "2d" and says("info motion-3d")["what"] == "tokenizer"
+    said = says(f"encode {here/'walk.npz'} -o {tmp_path/'t.npz'}")[0]
+    assert said["model"] == says("info motion-3d")["model_id"]
+    assert f"by the model {said['model']} (motion-3d), and this is" in call(f"decode {tmp_path/'t.npz'} -m {here/'run'} -o {tmp_path/'a.npy'}", 1)
 
 
 # --- real processes ---

@@ -1,7 +1,7 @@
 "What is installed: a wheel that is small and typed, and needs nothing beyond the library's requirements."
+import ast
 import importlib.metadata
 import json
-import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -16,17 +16,6 @@ ROOT = Path(__file__).parents[1]
 config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(ROOT/"settings.ini", encoding="utf-8")
 CFG = config["DEFAULT"]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    "Built from a copy of what is committed for it, so that nothing lies about afterwards."
-    source = tmp_path_factory.mktemp("source")
-    for name in ("settings.ini", "setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CITATION.cff", "constraints.txt"): shutil.copy(ROOT/name, source)
-    shutil.copytree(ROOT/"motion_vq", source/"motion_vq", ignore=shutil.ignore_patterns("__pycache__"))
-    done = subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", source/"dist"], cwd=source, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return next((source/"dist").glob("*.whl"))
 
 
 def test_the_wheel_is_small_and_typed_and_brings_the_command(wheel):
@@ -87,6 +76,18 @@ def test_the_wheel_needs_nothing_beyond_its_requirements(wheel, tmp_path):
     with ZipFile(wheel) as archive: archive.extractall(tmp_path/"site")
     done = subprocess.run([sys.executable, "-c", CLEAN, str(tmp_path/"site"), json.dumps(foreign)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT/"motion_vq").glob("*.py")), ids=lambda path: path.stem)
+def test_modules_are_written_in_the_oldest_python_that_they_are_for(path):
+    "Its grammar; that nothing is used of the standard library that is younger, mypy sees: see `python_version` in pyproject.toml."
+    tree = ast.parse(path.read_text("utf-8"), feature_version=(3, 10))
+    assert "tomllib" not in {getattr(node, "module", None) for node in ast.walk(tree)} | {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
+
+
+def test_the_oldest_python_is_the_same_everywhere():
+    pyproject, workflow = ((ROOT/name).read_text("utf-8") for name in ("pyproject.toml", ".github/workflows/test.yaml"))
+    assert CFG["min_python"] == "3.10" and 'python_version = "3.10"' in pyproject and '["3.10", "3.11", "3.12", "3.13"]' in workflow
 
 
 def test_the_public_types_hold():

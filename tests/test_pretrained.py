@@ -88,16 +88,35 @@ def test_it_needs_no_network_and_no_network_library(tmp_path):
     assert done.stdout.strip() == Tokenizer.from_pretrained("motion-3d").model_id
 
 
-def test_files_and_processes_agree(tmp_path):
-    "Tokens of a file, decoded elsewhere and in other batches: the same bits."
-    joints, tokenizer = walk(3), Tokenizer.from_pretrained("motion-3d")
-    tokens = tokenizer.encode(joints)
+ELSEWHERE = """
+import hashlib, sys
+import numpy as np, torch
+from motion_vq import tokens as module
+name, folder, module.AT_ONCE, threads = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+torch.set_num_threads(threads)
+t = module.Tokenizer.from_pretrained(name)
+made, read = t.encode(np.load(f"{folder}/walk.npy"), 25), module.load_tokens(f"{folder}/walk.safetensors")
+assert np.array_equal(made.indices, read.indices) and np.array_equal(made.placed, read.placed), "other tokens"
+read.save(f"{folder}/again.safetensors")
+print(hashlib.sha256(t.joints(read).tobytes()).hexdigest(), hashlib.sha256(t.decode(read, 32).numpy().tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("at_once, threads", [(1, 1), (1000, 2)])
+@pytest.mark.parametrize("dims", SHIPPED)
+def test_files_and_processes_agree(tmp_path, dims, at_once, threads):
+    "Encoded here, written, and read in another process with other numbers of windows at once and of threads: the same tokens, joints, heatmaps and file, to the last bit."
+    joints, tokenizer = walk(dims, 700).astype(np.float32), Tokenizer.from_pretrained(SHIPPED[dims])
+    tokens = tokenizer.encode(joints, 25)
+    np.save(tmp_path / "walk.npy", joints)
     tokens.save(tmp_path / "walk.safetensors")
-    code = ("import hashlib, sys\nfrom motion_vq.tokens import Tokenizer, load_tokens\n"
-            "t = Tokenizer.from_pretrained('motion-3d')\nprint(hashlib.sha256(t.joints(load_tokens(sys.argv[1])).tobytes()).hexdigest())")
     env = {**os.environ, "PYTHONPATH": str(FOLDER.parents[1])}
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "walk.safetensors")], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == hashlib.sha256(tokenizer.joints(load_tokens(tmp_path / "walk.safetensors")).tobytes()).hexdigest()
+    words = [sys.executable, "-c", ELSEWHERE, SHIPPED[dims], str(tmp_path), str(at_once), str(threads)]
+    done = subprocess.run(words, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [hashlib.sha256(a.tobytes()).hexdigest() for a in (tokenizer.joints(tokens), tokenizer.decode(tokens, 32).numpy())]
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "walk.safetensors").read_bytes()
+    assert len(tokens.indices) > 10 and np.array_equal(tokenizer.joints(load_tokens(tmp_path / "walk.safetensors")), tokenizer.joints(tokens))
 
 
 def test_a_codec_has_no_networks():

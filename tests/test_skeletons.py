@@ -172,3 +172,22 @@ def test_conversion_goes_along_with_moving_scaling_and_mirroring(clip, move, sca
     np.testing.assert_allclose(convert(scale * clip + move, "coco17", "h36m17"), scale * out + move, atol=1e-8)
     mirrored = convert(clip[:, COCO17.mirror_index] * [-1, 1, 1], "coco17", "h36m17")
     np.testing.assert_allclose(mirrored, out[:, H36M17.mirror_index] * [-1, 1, 1], atol=1e-9)
+
+
+def test_guesses_are_made_on_demand_alone_and_move_with_the_body():
+    "A face for those who have none: symmetric, between the shoulders' directions, and the same wherever the body is."
+    for name in ("h36m17", "smpl22"):
+        body = np.random.default_rng(0).normal(size=(5, SKELETONS[name].n_joints, 3))
+        with pytest.raises(ConfigError, match=r"guess=True \(--guess\)"): convert(body, name, "panoptic19")
+        face = convert(body, name, "panoptic19", guess=True)
+        np.testing.assert_allclose(convert(2 * body + 7, name, "panoptic19", guess=True), 2 * face + 7)
+        ear = lambda side: face[:, PANOPTIC19.index(f"{side}_ear")]
+        shoulder = lambda side: face[:, PANOPTIC19.index(f"{side}_shoulder")]
+        np.testing.assert_allclose(ear("left") - ear("right"), 0.4 * (shoulder("left") - shoulder("right")))
+    with pytest.raises(ConfigError, match="without them$"): convert(np.zeros((19, 3)), "panoptic19", "smpl22")
+
+
+def test_what_cannot_be_had_may_be_left_blank():
+    out, confidence = convert(np.ones((4, 19, 3)), "panoptic19", "smpl22", np.ones((4, 19)), blank=True)
+    lost = [recipe(name, "panoptic19") is None for name in SMPL22.joints]
+    assert 0 < sum(lost) < 22 and np.array_equal(np.isnan(out).all((0, 2)), lost) and np.array_equal((confidence == 0).all(0), lost)

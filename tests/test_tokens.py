@@ -16,7 +16,7 @@ from motion_vq.entropy import sizes
 from motion_vq.joint_errors import mpjpe
 from motion_vq.networks import preset
 from motion_vq.recordings import Recording, read_array
-from motion_vq.skeletons import COCO17, H36M17, PANOPTIC19, convert
+from motion_vq.skeletons import COCO17, H36M17, PANOPTIC19, SMPL22, Skeleton, convert
 from motion_vq.synthetic import motion, write_dataset
 from motion_vq.tokens import UP, Tokenizer, Tokens, load_tokens, upright
 from motion_vq.vqgan import VQGAN
@@ -97,6 +97,27 @@ def test_two_dimensions_in_another_skeleton(made):
     with pytest.raises(ConfigError, match="h36m17 cannot give .*left_eye"): made["2d"].encode(np.zeros((9, 17, 2)), skeleton=H36M17)
 
 
+@pytest.mark.parametrize("skeleton, lacks", [("smpl22", "nose, left_eye"), ("h36m17", "left_eye")])
+def test_people_without_a_face_are_refused_or_guessed_on_demand(made, skeleton, lacks):
+    "What the model knows comes back nearly as from its own skeleton; what it does not know is not seen, and its own joints can be had."
+    body = convert(WALK, PANOPTIC19, skeleton, blank=True)
+    if skeleton == "smpl22": body[:, SMPL22.index("head")] = WALK[:, [PANOPTIC19.index("left_ear"), PANOPTIC19.index("right_ear")]].mean(1)
+    body = np.where(np.isnan(body), WALK[:, :1], body)
+    with pytest.raises(ConfigError, match=f"{skeleton} cannot give {lacks}.*guess=True"): made["3d"].encode(body, skeleton=skeleton)
+    tokens = made["3d"].encode(body, skeleton=skeleton, guess=True)
+    back, known = made["3d"].joints(tokens), np.isfinite(made["3d"].joints(tokens)).all((0, 2))
+    assert tokens.skeleton == skeleton and back.shape == body.shape and known.sum() == dict(smpl22=13, h36m17=17)[skeleton]
+    assert mpjpe(body[:, known], back[:, known]) < 1.3 * mpjpe(WALK, made["3d"].joints(made["3d"].encode(WALK)))
+    assert made["3d"].joints(tokens, skeleton="panoptic19").shape == WALK.shape
+
+
+def test_a_skeleton_of_ones_own_is_given_again(made):
+    mine = Skeleton("mine", PANOPTIC19.joints[::-1], ())
+    tokens = made["3d"].encode(WALK[:, ::-1], skeleton=mine)
+    with pytest.raises(ConfigError, match="unknown skeleton 'mine'"): made["3d"].joints(tokens)
+    assert np.array_equal(made["3d"].joints(tokens, skeleton=mine)[:, ::-1], made["3d"].joints(tokens, skeleton="panoptic19"))
+
+
 def test_the_seams_are_little_worse_than_the_rest(tokenizer, monkeypatch):
     "The error of the movement in the steps in and beside overlaps, against that of the others, of four walks together; and if windows do not meet half way."
     hop, seams = tokenizer.frames - tokenizer.overlap, np.zeros(89, bool)
@@ -173,7 +194,7 @@ def test_a_run_is_a_tokenizer(tmp_path, made):
     train_clips, validation, _ = load_clips(write_dataset(tmp_path/"people", train=2, validation=2, frames=40, seed=0), "2d", 16, 32)
     run = train("vqgan", preset("smoke", "2d"), train_preset("smoke", steps=1, batch=2, eval_every=1), train_clips, validation, tmp_path/"run", progress=False)
     t = Tokenizer.from_run(tmp_path/"run")
-    assert (t.frames, t.size, t.dims, t.name) == (16, 32, 2, "vqgan") and t.model_id == Tokenizer(run.tokenizer).model_id
+    assert (t.frames, t.size, t.dims, t.name) == (16, 32, 2, "vqgan") and t.model_id == Tokenizer(run.tokenizer).model_id == Tokenizer.from_pretrained(tmp_path/"run").model_id
     with pytest.raises(CheckpointError, match="best.json"): Tokenizer.from_run(tmp_path/"people")
 
 
