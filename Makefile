@@ -39,7 +39,7 @@ environment: $(DONE)  ## write environment.yml from settings.ini
 export: clean  ## write motion_vq/ from the notebooks, after cleaning them
 	@$(BIN)/nbdev_export
 
-clean: $(DONE)  ## strip execution counts, foreign metadata and live widgets from the notebooks; outputs and tags stay
+clean: $(DONE)  ## strip execution counts, foreign metadata, live widgets and the outputs of cells tagged `clock`; other outputs and tags stay
 	@$(BIN)/python tools/still.py
 	@$(BIN)/nbdev_clean
 

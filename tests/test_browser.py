@@ -153,6 +153,12 @@ class Notebook:
         "Press a key on a slider."
         self.page.locator(f".widget-slider:has(.widget-label:text-is('{label}')) .noUi-handle").nth(nth).press(key)
 
+    def play(self):
+        "Press the button that plays, and once more when something has moved."
+        button = self.page.locator(".jupyter-widgets.widget-play button").first
+        self.changes(button.click)
+        button.click()
+
     def choose(self, label, option):
         self.page.locator(f".widget-dropdown:has(.widget-label:text-is('{label}')) select").select_option(option)
 
@@ -183,9 +189,8 @@ def test_poses_and_reconstruction_at_once(context, lab, say):
     for notebook in (poses, rebuilt): notebook.page.bring_to_front(); notebook.ran()
     seen = {notebook: notebook.changes(lambda: notebook.key("frame")) for notebook in (rebuilt, poses)}
     assert ", frame 101;" in poses.words() and "SSIM skill" in rebuilt.words()
+    for notebook in (poses, rebuilt): notebook.play()
     poses.page.bring_to_front()
-    poses.changes(lambda: poses.page.locator(".jupyter-widgets.widget-play button").first.click())    # plays
-    poses.page.locator(".jupyter-widgets.widget-play button").first.click()
     poses.choose("view", "tri-plane")
     rebuilt.page.bring_to_front()
     rebuilt.choose("model", "vqgan")

@@ -46,6 +46,13 @@ def test_every_notebook_has_a_page_and_is_in_the_navigation(site):
     for caption in ("Start", "Tutorials", "Explore", "Reports", "The library"): assert f'<span class="caption-text">{caption}</span>' in index
 
 
+def test_the_navigation_has_the_order_of_the_front_page(site):
+    listed = re.findall(r"^\| \[([\w/]+)\]", (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    sidebar = re.findall(r'class="reference internal" href="([\w/]+)\.html"', read(site, "index").partition("All names")[2].partition("<article")[0])
+    for folder in ("explore/", "analysis/", "1"):
+        assert [name for name in sidebar if name.startswith(folder)] == [name for name in listed if name.startswith(folder)] != [], folder
+
+
 def test_pages_need_no_network_and_are_small(site):
     for path in site.rglob("*.html"):
         html = path.read_text(encoding="utf-8")
@@ -207,6 +214,13 @@ def test_tutorial_is_short_and_stored_executed(path):
     for cell in code:
         assert len(cell.source.splitlines()) < 25, cell.id
         if "print(" in cell.source: assert cell.outputs, f"{path.stem}, cell {cell.id}: not executed"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "nbs" / "explore").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_explorer_opens_in_binder(path):
+    "And not in Colab, whose ipywidgets are older than the ones that it is drawn with."
+    text = nbformat.read(path, as_version=4).cells[0].source
+    assert f"https://mybinder.org/v2/gh/motion-vq/motion_vq/main?urlpath=lab/tree/{path.relative_to(ROOT).as_posix()})" in text and "colab" not in text
 
 
 def test_tutorials_follow_each_other():

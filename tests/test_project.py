@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 NBS, LIB = ROOT / "nbs", ROOT / "motion_vq"
 NOTEBOOKS = sorted(path for path in NBS.rglob("*.ipynb") if not {".ipynb_checkpoints", "_runs"} & {*path.parts})
 REPORTS = [path for path in NOTEBOOKS if path.is_relative_to(NBS / "analysis") or path.is_relative_to(NBS / "explore")]
+EXECUTED = [path for path in NOTEBOOKS if path in REPORTS or path.is_relative_to(NBS / "tutorials")]
 MODULES = sorted(path for path in LIB.rglob("*.py") if path.name not in ("__init__.py", "_modidx.py"))
 
 config = ConfigParser(delimiters=["="], interpolation=None)
@@ -85,6 +86,26 @@ def test_report_takes_parameters(path):
     tags = [tag for cell in notebook(path)["cells"] for tag in cell["metadata"].get("tags", [])]
     assert tags.count("parameters") == 1 and "injected-parameters" not in tags
     assert not any("#| export" in text(cell["source"]) for cell in notebook(path)["cells"]), "a report exports nothing"
+
+
+def must_show(source):
+    "Whether a cell prints or displays whatever happens, or ends with a value that is not None."
+    statements = ast.parse(source).body
+    said = [s.value for s in statements if isinstance(s, ast.Expr)]
+    return any(isinstance(v, ast.Call) and getattr(v.func, "id", "") in ("print", "display", "shown", "animation") for v in said) or bool(
+        statements and isinstance(statements[-1], ast.Expr) and isinstance(statements[-1].value, (ast.Name, ast.Subscript)))
+
+
+@pytest.mark.parametrize("path", EXECUTED, ids=relative)
+def test_notebook_is_stored_executed(path):
+    "With what its cells show, and with pictures; but for what the clock decides, which no notebook keeps. That a run gives the same is seen in test_notebooks."
+    pictures = 0
+    for cell in (cell for cell in notebook(path)["cells"] if cell["cell_type"] == "code"):
+        where, tags = f"{relative(path)}, cell {cell['id']}", cell["metadata"].get("tags", [])
+        if "clock" in tags: assert not cell["outputs"], f"{where}: run `make clean`"
+        elif "install" not in tags and must_show(text(cell["source"])): assert cell["outputs"], f"{where}: execute it, then `make clean`"
+        pictures += sum("image/png" in (data := output.get("data", {})) or "<img" in text(data.get("text/html", "")) for output in cell["outputs"])
+    assert pictures, f"{relative(path)} shows no picture"
 
 
 # --- the library ---

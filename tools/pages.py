@@ -157,8 +157,8 @@ math { font-family: "Cambria Math", "STIX Two Math", "Latin Modern Math", "DejaV
 div.math { overflow-x: auto; padding: .25rem 0; }
 div.cell_output { overflow-x: auto; }
 div.cell_output img { background: white; border-radius: 4px; }
-div.cell_output table.dataframe { font-size: .8rem; border-collapse: collapse; }
-div.cell_output table.dataframe :is(th, td) { padding: .2rem .5rem; text-align: right; }
+div.cell_output table { font-size: .8rem; border: none; border-collapse: collapse; }
+div.cell_output table :is(th, td) { padding: .2rem .5rem; text-align: right; border: none; border-bottom: 1px solid var(--color-table-border); }
 """
 
 
