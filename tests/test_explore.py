@@ -18,7 +18,7 @@ from motion_vq.explore_poses import explore_poses, pose_picture, three
 from motion_vq.explore_reconstruction import (CURSOR, Rebuilt, explore_reconstruction, finished_runs, numbers_picture, opened, rebuild,
                                               reconstruction_picture)
 from motion_vq.explore_runs import explore_run, explore_sweep
-from motion_vq.explore_tokens import block_of, explore_tokens, nearest_codes, occurrences, outlined, tokens_of, with_codes
+from motion_vq.explore_tokens import block_of, explore_tokens, nearest_codes, occurrences, outlined, replaced, token_picture, tokens_of, with_codes
 from motion_vq.grid import point_id
 from motion_vq.networks import preset
 from motion_vq.panoptic import Sequence, Track
@@ -204,7 +204,8 @@ def test_a_clicked_token_is_replaced_and_comes_back(runs, people):
     explorer = explore_tokens(runs, people, most=4)
     c, grid = explorer.controls, explorer.parts["grid"]
     c["model"].value = "vqgan"
-    tokens = tokens_of(opened(finished_runs(runs)[1]), load_clips(people, "2d", 16, 32, cache=None)[1], most=4)
+    model = opened(finished_runs(runs)[1])
+    tokens = tokens_of(model, load_clips(people, "2d", 16, 32, cache=None)[1], most=4)
     assert [b.description for b in grid.buttons] == [str(k) for k in tokens[0, 0].ravel()]
     c["layer"].value = 1
     grid.buttons[6].click()
@@ -212,6 +213,8 @@ def test_a_clicked_token_is_replaced_and_comes_back(runs, people):
     before = explorer.image.value
     explorer.parts["near"][2].click()
     assert c["code"].value != tokens[0, 1, 1, 2] and grid.buttons[6].description == str(c["code"].value) and explorer.image.value != before
+    clip = replaced(model, tokens, 0, 22, c["code"].value)
+    assert explorer.image.value == png(token_picture(clip)) and explorer.words.value == clip.words, "what is shown is what the functions return"
     explorer.parts["back"].click()
     assert explorer.image.value == before
     places = occurrences(tokens, c["code"].value).tolist()

@@ -46,7 +46,7 @@ from pathlib import Path
 import papermill as pm
 path, folder = map(Path, sys.argv[1:])
 published = {"records": "results/robustness", "benchmarks": "results/benchmarks.json"}    # not what tests and benchmarks have left here
-given = {name: value for name, value in ({"out": str(folder)} | published).items() if name in pm.inspect_notebook(path)}
+given = {name: value for name, value in ({"out": str(folder/"out")} | published).items() if name in pm.inspect_notebook(path)}
 nb = pm.execute_notebook(path, folder/path.name, given, kernel_name="python3", cwd=path.parent, progress_bar=False)
 cells = [c for c in nb.cells if c.cell_type == "code" and c.source.strip()]
 assert all(c.execution_count for c in cells), "a cell was not executed"
