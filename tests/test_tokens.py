@@ -1,8 +1,10 @@
 "Motion to tokens and back: unit, place, rate and skeleton return, files are whole or refused, and nothing depends on company."
 import hashlib
+import json
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,10 +17,10 @@ from motion_vq.core import CheckpointError, ConfigError, DataError, MotionVQErro
 from motion_vq.entropy import sizes
 from motion_vq.joint_errors import mpjpe
 from motion_vq.networks import preset
-from motion_vq.recordings import Recording, read_array
+from motion_vq.recordings import Recording, read_array, read_recordings
 from motion_vq.skeletons import COCO17, H36M17, PANOPTIC19, SMPL22, Skeleton, convert
 from motion_vq.synthetic import motion, write_dataset
-from motion_vq.tokens import UP, Tokenizer, Tokens, load_tokens, upright
+from motion_vq.tokens import SHIPPED, UP, Tokenizer, Tokens, load_tokens, upright
 from motion_vq.vqgan import VQGAN
 from motion_vq.windows import SCALE_STEPS
 
@@ -217,9 +219,49 @@ def test_what_is_no_motion_is_refused(tokenizer, joints, error, said):
     with pytest.raises(error, match=said): tokenizer.encode(joints)
 
 
-def test_all_joints_in_one_point_stay_there(tokenizer):
-    again = tokenizer.joints(tokenizer.encode(np.full((20, 19, 3), 5.0)))
-    assert np.isfinite(again).all() and again.shape == (20, 19, 3)
+@pytest.mark.parametrize("place", [0.0, 5.0, -4e4, 1e-3])
+def test_all_joints_in_one_point_stay_there(tokenizer, place):
+    for t in (tokenizer, Tokenizer.from_pretrained("motion-3d")):
+        again = t.joints(t.encode(np.full((20, 19, 3), place)))
+        assert again.shape == (20, 19, 3) and np.abs(again - place).max() <= 1e-3 * max(abs(place), 1)
+
+
+@pytest.mark.parametrize("joints", [[["a"]], [[[1, 2, 3]], [[1, 2]]], None, object()])
+def test_what_is_no_array_is_refused(tokenizer, joints):
+    with pytest.raises(DataError, match="the recording: joints"): tokenizer.encode(joints)
+
+
+def test_whole_numbers_tensors_and_numpys_rates_are_taken(tokenizer, tokens):
+    assert np.array_equal(tokenizer.encode(torch.tensor(WALK), np.float64(30)).indices, tokens.indices)
+    assert tokenizer.encode(np.rint(10 * WALK).astype(int), np.int64(25)).fps == 25.0
+
+
+def test_who_leaves_the_view_is_not_made_up(tmp_path, made):
+    "Out of it for a second: refused with the frame, or bridged if that is asked for; out of it for good: the recording is shorter."
+    seen = convert(WALK[..., :2] * 3 + 900, PANOPTIC19, COCO17)
+    def detected(frames): (tmp_path/"film.json").write_text(json.dumps([dict(image_id=i, keypoints=np.concatenate([seen[i], np.ones((17, 1))], 1).ravel().tolist()) for i in frames]))
+    detected([*range(30), *range(60, 90)])
+    r, = read_recordings(tmp_path/"film.json", fps=30)
+    with pytest.raises(DataError, match=r"not seen for 30 frames .1.00 s. from frame 30"): made["2d"].encode(r)
+    assert made["2d"].joints(made["2d"].encode(r, gap=1.0)).shape == (90, 17, 2)
+    detected(range(30))
+    assert made["2d"].joints(made["2d"].encode(read_recordings(tmp_path/"film.json", fps=30)[0])).shape == (30, 17, 2)
+
+
+def test_tokens_of_another_shape_are_refused(tokenizer, tokens):
+    for wrong in (replace(tokens, indices=tokens.indices[:, :1]), replace(tokens, placed=tokens.placed[:, :3])):
+        with pytest.raises(DataError, match="this model has .2, 4, 4. and 4"): tokenizer.joints(wrong)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dims", [2, 3])
+def test_cuda_makes_the_same_tokens_but_for_rounding(made, tmp_path, dims):
+    for t in (made[f"{dims}d"], Tokenizer.from_pretrained(SHIPPED[dims])):
+        t.save_pretrained(tmp_path/"t")
+        there = Tokenizer.from_pretrained(tmp_path/"t", device="cuda")
+        a, b = t.encode(WALK[..., :dims]), there.encode(WALK[..., :dims])
+        assert (a.indices == b.indices).mean() > 0.98 and there.decode(b).shape == t.decode(a).shape
+        np.testing.assert_allclose(there.joints(a), t.joints(a), atol=0.1)
 
 
 def test_tokens_of_another_model_or_out_of_range_are_refused(made, tokens):
