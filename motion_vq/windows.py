@@ -82,7 +82,7 @@ def placements(
     "The whole numbers that place each window in the box."
     scale, centre = fit_params(windows, size)
     reach = np.abs(centre).max(-1)
-    point = (np.ptp(np.asarray(windows, np.float64), axis=(1, 2)) <= 1e-12 * reach[:, None]).all(-1)
+    point = (np.ptp(windows, axis=(1, 2)) == 0).all(-1)
     scale[point] = 2.0**20 / np.where(reach > 0, reach, 1)[point]
     steps = np.floor(SCALE_STEPS * np.log2(scale)).astype(np.int64)
     places = np.rint(CENTRE_STEPS / size * centre * 2.0**(steps / SCALE_STEPS)[:, None])
