@@ -1,6 +1,7 @@
 "Motion to tokens and back: unit, place, rate and skeleton return, files are whole or refused, and nothing depends on company."
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -310,6 +311,39 @@ def test_the_model_card_says_what_it_is_and_how_to_use_it(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     card = (tmp_path/"README.md").read_text()
     assert card.startswith("---") and "license: apache-2.0" in card and "Tokenizer.from_pretrained" in card and "2509.19252" in card and "{{" not in card
+
+
+def test_it_is_pushed_and_pulled_by_the_hubs_own_mixin(tmp_path, tokenizer, tokens, monkeypatch):
+    "The Hub is played by a folder: what is uploaded there is weights, configuration and card, and loads from there by its name."
+    class Api:
+        def __init__(self, **how): pass
+        def create_repo(self, repo_id, **how): return type("Repo", (), dict(repo_id=repo_id))
+        def upload_folder(self, repo_id, folder_path, **how): shutil.copytree(folder_path, tmp_path/repo_id)
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
+    tokenizer.push_to_hub("me/walks", token="t")
+    assert sorted(path.name for path in (tmp_path/"me"/"walks").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    def pulled(name, **how): assert how["revision"] == "v1"; return tmp_path/name
+    monkeypatch.setattr(tokens_module, "snapshot_download", pulled)
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", lambda repo_id, filename, **how: str(tmp_path/repo_id/filename))
+    there = Tokenizer.from_pretrained("me/walks", revision="v1")
+    assert there.model_id == tokenizer.model_id and np.array_equal(there.joints(tokens), tokenizer.joints(tokens))
+
+
+def test_a_bar_is_shown_if_asked_for(tokenizer, capsys):
+    tokenizer.decode(tokens := tokenizer.encode(WALK), progress=False)
+    assert capsys.readouterr().err == ""
+    tokenizer.joints(tokenizer.encode(WALK, progress=True), progress=True)
+    said = capsys.readouterr().err
+    assert "encode: 100%" in said and "decode: 100%" in said and "7/7" in said
+    tokenizer.decode(tokens, progress=True)
+    assert capsys.readouterr().err.count("decode: 100%") == 1
+
+
+def test_a_file_of_another_version_of_the_format_is_refused(tmp_path, tokens, monkeypatch):
+    monkeypatch.setattr(tokens_module, "FORMAT", "motion_vq tokens 3")
+    tokens.save(tmp_path/"t.safetensors")
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="of another format than 'motion_vq tokens 2'"): load_tokens(tmp_path/"t.safetensors")
 
 
 ELSEWHERE = """
