@@ -29,7 +29,9 @@ class Recording:
     fps:float                    # frames a second
 
     def __post_init__(self):
-        j = self.joints = np.asarray(self.joints, np.float32)
+        try: j = self.joints = np.asarray(self.joints, np.float32)
+        except (TypeError, ValueError) as e: raise DataError(f"{self.name}: joints are no array of numbers ({e})") from None
+        if isinstance(self.fps, np.generic): self.fps = self.fps.item()
         if j.ndim != 3 or j.shape[-1] not in (2, 3) or 0 in j.shape:
             raise DataError(f"{self.name}: joints have shape {j.shape}: expected (frames, joints, 2) or (frames, joints, 3), none of them 0")
         if j.shape[1] != self.skeleton.n_joints:

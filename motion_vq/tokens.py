@@ -382,6 +382,9 @@ class Tokenizer(Pretrained):
             raise CheckpointError(f"{tokens.name}: these tokens were made by the model {_called(tokens.model)}, and this is {_called(self.model_id)}: load that one")
         n = self._n_windows(tokens.frames, tokens.fps)
         if len(tokens.indices) != n or len(tokens.placed) != n: raise DataError(f"{tokens.name}: {len(tokens.indices)} windows, and {tokens.frames} frames need {n}")
+        grid, numbers = tuple(self.config.grid) if self.model.motion else tokens.indices.shape[1:], 1 + self.dims
+        if tokens.indices.shape[1:] != grid or tokens.placed.shape[1:] != (numbers,):
+            raise DataError(f"{tokens.name}: windows of {tokens.indices.shape[1:]} tokens placed by {tokens.placed.shape[1:]} numbers, and this model has {grid} and {numbers}")
         if not (0 <= tokens.indices.min() and tokens.indices.max() < tokens.codebook_size):
             raise DataError(f"{tokens.name}: tokens lie in [{tokens.indices.min()}, {tokens.indices.max()}], the vocabulary in [0, {tokens.codebook_size - 1}]")
 

@@ -81,6 +81,9 @@ def placements(
 )->np.ndarray:           # (windows, 1 + 2|3) int64: scale, centre
     "The whole numbers that place each window in the box."
     scale, centre = fit_params(windows, size)
+    reach = np.abs(centre).max(-1)
+    point = (np.ptp(windows, axis=(1, 2)) == 0).all(-1)
+    scale[point] = 2.0**20 / np.where(reach > 0, reach, 1)[point]
     steps = np.floor(SCALE_STEPS * np.log2(scale)).astype(np.int64)
     places = np.rint(CENTRE_STEPS / size * centre * 2.0**(steps / SCALE_STEPS)[:, None])
     if np.abs(places).max() > 2**40: raise DataError("a window is so far from the origin that its place cannot be told: move the recording there")

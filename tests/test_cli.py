@@ -175,6 +175,16 @@ def test_one_frame_and_one_point_come_back(here, tmp_path):
         assert np.load(tmp_path/"again.npy").shape == joints.shape and np.isfinite(np.load(tmp_path/"again.npy")).all()
 
 
+def test_mixed_rates_stay_apart(tmp_path):
+    "Each recording keeps its own; a rate that is given goes before what a file says."
+    for fps in (25, 50): np.savez(tmp_path/f"at{fps}.npz", joints=motion("gait", 2 * fps, seed=3, fps=fps), fps=fps)
+    files = f"{tmp_path/'at25.npz'} {tmp_path/'at50.npz'}"
+    made = says(f"encode {files} -o {tmp_path/'both'}")
+    assert [(t["fps"], t["frames"], t["grid"][0]) for t in made] == [(25, 50, 1), (50, 100, 1)]
+    for fps in (25, 50): assert says(f"decode {tmp_path/'both'/f'at{fps}.safetensors'} -o {tmp_path/'a.npz'}")[0]["fps"] == fps == np.load(tmp_path/"a.npz")["fps"]
+    assert [t["fps"] for t in says(f"encode {files} --fps 30 -o {tmp_path/'forced'}")] == [30, 30]
+
+
 def test_what_cannot_be_written_or_is_damaged_is_a_sentence(here, tmp_path):
     (tmp_path/"file").write_text("in the way")
     assert "file" in call(f"encode {here/'walk.npz'} -m {here/'run'} -o {tmp_path/'file'/'t.npz'}", 1)

@@ -27,7 +27,7 @@ def test_the_wheel_is_small_and_typed_and_brings_the_command(wheel):
     assert "motion_vq/py.typed" in names and {f"motion_vq/{path.name}" for path in (ROOT/"motion_vq").glob("*.py")} <= names
     assert not any(name.startswith(("tests", "nbs")) for name in names)
     assert "motion-vq = motion_vq.cli:main" in points and "Requires-Python: >=3.10" in about
-    for extra in ("notebooks", "dask", "parquet", "dev"): assert f"Provides-Extra: {extra}" in about
+    for extra in ("notebooks", "dask", "parquet", "lpips", "dev"): assert f"Provides-Extra: {extra}" in about
 
 
 def closure(requirements):

@@ -1,8 +1,11 @@
 "Motion to tokens and back: unit, place, rate and skeleton return, files are whole or refused, and nothing depends on company."
 import hashlib
+import json
+import shutil
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,10 +18,10 @@ from motion_vq.core import CheckpointError, ConfigError, DataError, MotionVQErro
 from motion_vq.entropy import sizes
 from motion_vq.joint_errors import mpjpe
 from motion_vq.networks import preset
-from motion_vq.recordings import Recording, read_array
+from motion_vq.recordings import Recording, read_array, read_recordings
 from motion_vq.skeletons import COCO17, H36M17, PANOPTIC19, SMPL22, Skeleton, convert
 from motion_vq.synthetic import motion, write_dataset
-from motion_vq.tokens import UP, Tokenizer, Tokens, load_tokens, upright
+from motion_vq.tokens import SHIPPED, UP, Tokenizer, Tokens, load_tokens, upright
 from motion_vq.vqgan import VQGAN
 from motion_vq.windows import SCALE_STEPS
 
@@ -217,9 +220,49 @@ def test_what_is_no_motion_is_refused(tokenizer, joints, error, said):
     with pytest.raises(error, match=said): tokenizer.encode(joints)
 
 
-def test_all_joints_in_one_point_stay_there(tokenizer):
-    again = tokenizer.joints(tokenizer.encode(np.full((20, 19, 3), 5.0)))
-    assert np.isfinite(again).all() and again.shape == (20, 19, 3)
+@pytest.mark.parametrize("place", [0.0, 5.0, -4e4, 1e-3])
+def test_all_joints_in_one_point_stay_there(tokenizer, place):
+    for t in (tokenizer, Tokenizer.from_pretrained("motion-3d")):
+        again = t.joints(t.encode(np.full((20, 19, 3), place)))
+        assert again.shape == (20, 19, 3) and np.abs(again - place).max() <= 1e-3 * max(abs(place), 1)
+
+
+@pytest.mark.parametrize("joints", [[["a"]], [[[1, 2, 3]], [[1, 2]]], None, object()])
+def test_what_is_no_array_is_refused(tokenizer, joints):
+    with pytest.raises(DataError, match="the recording: joints"): tokenizer.encode(joints)
+
+
+def test_whole_numbers_tensors_and_numpys_rates_are_taken(tokenizer, tokens):
+    assert np.array_equal(tokenizer.encode(torch.tensor(WALK), np.float64(30)).indices, tokens.indices)
+    assert tokenizer.encode(np.rint(10 * WALK).astype(int), np.int64(25)).fps == 25.0
+
+
+def test_who_leaves_the_view_is_not_made_up(tmp_path, made):
+    "Out of it for a second: refused with the frame, or bridged if that is asked for; out of it for good: the recording is shorter."
+    seen = convert(WALK[..., :2] * 3 + 900, PANOPTIC19, COCO17)
+    def detected(frames): (tmp_path/"film.json").write_text(json.dumps([dict(image_id=i, keypoints=np.concatenate([seen[i], np.ones((17, 1))], 1).ravel().tolist()) for i in frames]))
+    detected([*range(30), *range(60, 90)])
+    r, = read_recordings(tmp_path/"film.json", fps=30)
+    with pytest.raises(DataError, match=r"not seen for 30 frames .1.00 s. from frame 30"): made["2d"].encode(r)
+    assert made["2d"].joints(made["2d"].encode(r, gap=1.0)).shape == (90, 17, 2)
+    detected(range(30))
+    assert made["2d"].joints(made["2d"].encode(read_recordings(tmp_path/"film.json", fps=30)[0])).shape == (30, 17, 2)
+
+
+def test_tokens_of_another_shape_are_refused(tokenizer, tokens):
+    for wrong in (replace(tokens, indices=tokens.indices[:, :1]), replace(tokens, placed=tokens.placed[:, :3])):
+        with pytest.raises(DataError, match="this model has .2, 4, 4. and 4"): tokenizer.joints(wrong)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("dims", [2, 3])
+def test_cuda_makes_the_same_tokens_but_for_rounding(made, tmp_path, dims):
+    for t in (made[f"{dims}d"], Tokenizer.from_pretrained(SHIPPED[dims])):
+        t.save_pretrained(tmp_path/"t")
+        there = Tokenizer.from_pretrained(tmp_path/"t", device="cuda")
+        a, b = t.encode(WALK[..., :dims]), there.encode(WALK[..., :dims])
+        assert (a.indices == b.indices).mean() > 0.98 and there.decode(b).shape == t.decode(a).shape
+        np.testing.assert_allclose(there.joints(a), t.joints(a), atol=0.1)
 
 
 def test_tokens_of_another_model_or_out_of_range_are_refused(made, tokens):
@@ -268,6 +311,39 @@ def test_the_model_card_says_what_it_is_and_how_to_use_it(tmp_path, tokenizer):
     tokenizer.save_pretrained(tmp_path)
     card = (tmp_path/"README.md").read_text()
     assert card.startswith("---") and "license: apache-2.0" in card and "Tokenizer.from_pretrained" in card and "2509.19252" in card and "{{" not in card
+
+
+def test_it_is_pushed_and_pulled_by_the_hubs_own_mixin(tmp_path, tokenizer, tokens, monkeypatch):
+    "The Hub is played by a folder: what is uploaded there is weights, configuration and card, and loads from there by its name."
+    class Api:
+        def __init__(self, **how): pass
+        def create_repo(self, repo_id, **how): return type("Repo", (), dict(repo_id=repo_id))
+        def upload_folder(self, repo_id, folder_path, **how): shutil.copytree(folder_path, tmp_path/repo_id)
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Api)
+    tokenizer.push_to_hub("me/walks", token="t")
+    assert sorted(path.name for path in (tmp_path/"me"/"walks").iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    def pulled(name, **how): assert how["revision"] == "v1"; return tmp_path/name
+    monkeypatch.setattr(tokens_module, "snapshot_download", pulled)
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", lambda repo_id, filename, **how: str(tmp_path/repo_id/filename))
+    there = Tokenizer.from_pretrained("me/walks", revision="v1")
+    assert there.model_id == tokenizer.model_id and np.array_equal(there.joints(tokens), tokenizer.joints(tokens))
+
+
+def test_a_bar_is_shown_if_asked_for(tokenizer, capsys):
+    tokenizer.decode(tokens := tokenizer.encode(WALK), progress=False)
+    assert capsys.readouterr().err == ""
+    tokenizer.joints(tokenizer.encode(WALK, progress=True), progress=True)
+    said = capsys.readouterr().err
+    assert "encode: 100%" in said and "decode: 100%" in said and "7/7" in said
+    tokenizer.decode(tokens, progress=True)
+    assert capsys.readouterr().err.count("decode: 100%") == 1
+
+
+def test_a_file_of_another_version_of_the_format_is_refused(tmp_path, tokens, monkeypatch):
+    monkeypatch.setattr(tokens_module, "FORMAT", "motion_vq tokens 3")
+    tokens.save(tmp_path/"t.safetensors")
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="of another format than 'motion_vq tokens 2'"): load_tokens(tmp_path/"t.safetensors")
 
 
 ELSEWHERE = """
