@@ -107,8 +107,13 @@ def _read_tokens(path):    # a list of `Tokens`
     return load_parquet(path) if path.suffix == ".parquet" else [load_npz(path) if path.suffix == ".npz" else load_tokens(path)]
 
 
+def _known(t):    # how frequent each code is, if a tokenizer that comes with the library made them
+    from motion_vq.tokens import SHIPPED, Tokenizer
+    return next((it.prior for it in map(Tokenizer.from_pretrained, SHIPPED.values()) if it.model_id == t.model), None)
+
+
 def _of_tokens(t, coder="fixed"):
-    bits = t.bits(coder)
+    bits = t.bits(coder, prior=None if coder == "fixed" else _known(t))
     return dict(what="tokens", name=t.name, frames=t.frames, fps=t.fps, skeleton=t.skeleton, up=t.up, model=t.model, grid=list(t.indices.shape), codebook_size=t.codebook_size,
                 coder=coder, bits=bits["total"], bits_per_second=bits["per_second"])
 
@@ -360,7 +365,7 @@ def _there_and_back(tokenizer, r, up, gap, guess):
         before = both[:, -2:]
     found = dict(what="there and back", name=r.name, frames=len(r), joints=int(known.sum()), mpjpe=off / len(r), box=box, pck_5_percent=near / len(r))
     if len(r) > 2: found["acceleration_error"] = bent / (len(r) - 2)
-    return found | dict(bits_per_second=tokens.bits()["per_second"])
+    return found | dict(bits_per_second=tokens.bits()["per_second"], coded_per_second=tokens.bits("unigram", prior=tokenizer.prior)["per_second"])
 
 
 @cli.command()
