@@ -57,18 +57,18 @@ def meet(
     windows:np.ndarray,  # (windows, length, ...) of values that may be shifted, as places may
     overlap:int,         # frames that two neighbours share
 )->np.ndarray:           # the same shape, float64
-    "Bend neighbours towards each other until they agree in the mean of their overlap, and nearly so in its slope."
+    "Bend neighbours towards each other until they agree in the mean of their overlap and in its slope."
     windows = np.asarray(windows, np.float64)
     length = windows.shape[1]
     if not overlap or len(windows) < 2: return windows
-    reach, column = min(2 * overlap, length // 2 - overlap), (-1, *[1] * (windows.ndim - 2))
+    reach, column = min(3 * overlap, length // 2 - overlap), (-1, *[1] * (windows.ndim - 2))
     t = (np.arange(length) - (length - (overlap + 1) / 2)).reshape(column)    # 0 in the middle of the overlap with the next
     ramp = np.clip((np.arange(length) - (length - overlap - reach) + 1) / (reach + 1), 0, 1).reshape(column)**2
     apart, near = windows[1:, :overlap] - windows[:-1, length - overlap:], t[length - overlap:]
     mean, slope = apart.mean(1, keepdims=True), (near * apart).sum(1, keepdims=True) / max(0.5, (near**2).sum())
     bent = windows.copy()
-    bent[:-1] += ramp * (mean / 2 + t * slope / 4)
-    bent[1:] -= ramp[::-1] * (mean / 2 - t[::-1] * slope / 4)
+    bent[:-1] += ramp * (mean / 2 + t * slope / 2)
+    bent[1:] -= ramp[::-1] * (mean / 2 - t[::-1] * slope / 2)
     return bent
 
 # %% ../nbs/05_windows.ipynb #943708e6

@@ -55,7 +55,7 @@ def figures_of(text):
     "(figure, sentence) for every decimal number in the prose of a text."
     prose = re.sub(r"```.*?```", "", text, flags=re.S)
     for sentence in re.split(r"\n\n|(?<=[.:])\s", "\n".join(line for line in prose.splitlines() if not line.startswith("|"))):
-        said = re.sub(r"\]\([^)]*\)|arXiv [\d.]+|Python 3\.\d+|License 2\.0|`[^`]*`", "", sentence)
+        said = re.sub(r"\]\([^)]*\)|arXiv [\d.]+|Python 3\.\d+( to 3\.\d+)?|Human3\.6M|License 2\.0|`[^`]*`", "", sentence)
         yield from ((figure, sentence) for figure in re.findall(r"\d+\.\d+", said))
 
 
