@@ -103,7 +103,7 @@ def _holds_tokens(path):
 
 def _read_tokens(path):    # a list of `Tokens`
     from motion_vq.exports import load_npz, load_parquet
-    from motion_vq.tokens import load_tokens
+    from motion_vq.token_files import load_tokens
     return load_parquet(path) if path.suffix == ".parquet" else [load_npz(path) if path.suffix == ".npz" else load_tokens(path)]
 
 

@@ -17,7 +17,7 @@ import orjson
 
 from . import __version__
 from .core import DataError, needs_extra, replacing, sha256_json
-from .tokens import Tokens
+from .token_files import Tokens
 
 # %% ../nbs/12_tokens_exports.ipynb #d65d06c7
 ARRAYS = {"indices": 4, "placed": 2}                                                 # name -> number of axes

@@ -323,7 +323,7 @@ def test_it_is_pushed_and_pulled_by_the_hubs_own_mixin(tmp_path, tokenizer, toke
     tokenizer.push_to_hub("me/walks", token="t")
     assert sorted(path.name for path in (tmp_path/"me"/"walks").iterdir()) == ["README.md", "config.json", "model.safetensors"]
     def pulled(name, **how): assert how["revision"] == "v1"; return tmp_path/name
-    monkeypatch.setattr(tokens_module, "snapshot_download", pulled)
+    monkeypatch.setattr("motion_vq.hub.snapshot_download", pulled)
     monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", lambda repo_id, filename, **how: str(tmp_path/repo_id/filename))
     there = Tokenizer.from_pretrained("me/walks", revision="v1")
     assert there.model_id == tokenizer.model_id and np.array_equal(there.joints(tokens), tokenizer.joints(tokens))
@@ -340,7 +340,7 @@ def test_a_bar_is_shown_if_asked_for(tokenizer, capsys):
 
 
 def test_a_file_of_another_version_of_the_format_is_refused(tmp_path, tokens, monkeypatch):
-    monkeypatch.setattr(tokens_module, "FORMAT", "motion_vq tokens 3")
+    monkeypatch.setattr("motion_vq.token_files.FORMAT", "motion_vq tokens 3")
     tokens.save(tmp_path/"t.safetensors")
     monkeypatch.undo()
     with pytest.raises(DataError, match="of another format than 'motion_vq tokens 2'"): load_tokens(tmp_path/"t.safetensors")

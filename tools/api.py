@@ -13,20 +13,23 @@ from motion_vq._modidx import d as INDEX
 def names(module: str) -> list[str]:
     "The public functions, classes and methods of `motion_vq.MODULE`, as `Tokenizer` and `Tokenizer.encode`, in the order of the source."
     found = (symbol.removeprefix(f"motion_vq.{module}.") for symbol in INDEX["syms"].get(f"motion_vq.{module}", {}))
-    public = {name for name in found if not any(part.startswith("_") for part in name.split("."))}
-    return [name for name in _trees(_source(module)) if name in public]
+    trees = _trees(_source(module))
+    known = {trees[name] for name in found if name in trees}
+    return [name for name, node in trees.items() if node in known and not any(part.startswith("_") for part in name.split("."))]
 
 
 def _source(module): return Path(importlib.import_module(f"motion_vq.{module}").__file__).read_text(encoding="utf-8")
 
 
 def _trees(source):
-    "The functions and classes of a module and their syntax trees, by name."
+    "The functions and classes of a module and their syntax trees, by name. What a private class of the module has, is told of the class that is made from it."
     found = {}
     for node in ast.parse(source).body:
         if not isinstance(node, (ast.FunctionDef, ast.ClassDef)): continue
         found[node.name] = node
         if isinstance(node, ast.ClassDef):
+            for base in (ast.unparse(base) for base in node.bases):
+                if base.startswith("_"): found |= {f"{node.name}.{name.removeprefix(base + '.')}": inner for name, inner in found.items() if name.startswith(base + ".")}
             found |= {f"{node.name}.{inner.name}": inner for inner in node.body if isinstance(inner, ast.FunctionDef)}
     return found
 
