@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIDES', 'HIP', 'DIRECTIONS', 'TURN_PRICE', 'cosines', 'smooth', 'heading', 'turned', 'facing', 'HeadingCode',
-           'MotionCodec']
+           'MotionParts', 'MotionCodec']
 
 # %% ../nbs/09_codec.ipynb #77d5098c
 import math
@@ -120,30 +120,69 @@ class HeadingCode(nn.Module):
     def _changes(self, angle): return (angle @ self.cosines.T)[:, None]
 
 # %% ../nbs/09_codec.ipynb #0e83476a
-class MotionCodec(nn.Module):
-    "Joints of a clip to tokens and back: in space the heading, then a linear basis, and a codebook for each token."
-    motion = True    # tokens describe motion
+def _shares(config):    # how many tokens tell the heading, and how many the rest
+    if (config.space, config.quantizer) != ("motion", "product"):
+        raise ConfigError(f'space is {config.space!r}, quantizer {config.quantizer!r}: a codec without networks has "motion" and "product"')
+    tokens, first = math.prod(config.grid), 2 if config.kind == "3d" else 0
+    if tokens <= first: raise ConfigError(f"a clip has {tokens} tokens (F{config.compression}), and the heading takes {first}: compress less")
+    return first, tokens - first
 
+# %% ../nbs/09_codec.ipynb #b1c1cede
+class MotionParts(nn.Module):
+    "Joints of a clip to tokens of the heading and parts of numbers, one for each token that is left; and back."
     def __init__(self,
         config:ModelConfig,  # its space is "motion", its quantizer "product"; kind, sizes, `codebook_size` and `code_dim` count, the rest is of networks
     ):
         super().__init__()
-        if (config.space, config.quantizer) != ("motion", "product"):
-            raise ConfigError(f'space is {config.space!r}, quantizer {config.quantizer!r}: a codec without networks has "motion" and "product"')
-        self.config, K, self.facing = config, config.codebook_size, 2 if config.kind == "3d" else 0    # tokens of the heading
-        tokens = math.prod(config.grid) - self.facing
-        if tokens < 1: raise ConfigError(f"a clip has {tokens + self.facing} tokens (F{config.compression}), and the heading takes {self.facing}: compress less")
-        if self.facing: self.heading = HeadingCode(K, config.frames)
-        self.basis = MotionBasis(joints_shape(config), tokens, config.code_dim, mixed=False)
-        self.quantizer = ProductQuantizer(K, config.code_dim, tokens)
+        self.config, (self.facing, self.parts) = config, _shares(config)
+        if self.facing: self.heading = HeadingCode(config.codebook_size, config.frames)
+        self.basis = MotionBasis(joints_shape(config), self.parts, config.code_dim, mixed=False)
+
+    def fit(self,
+        joints:Tensor,       # (clips, V, F, K, 2|3) training clips in pixels
+        priced:bool=False,   # codes of the heading by how many bits they take, too
+    ):
+        "Find the codes of the heading, then the basis of smooth motion."
+        if self.facing: self.heading.start(heading(joints)[:, 0], priced)
+        self.basis.fit(smooth(self._seen(joints, self._first(joints)), max(4, self.config.frames // 4)))
+
+    def analyse(self,
+        joints:Tensor,  # (B, V, F, K, 2|3) in pixels
+    )->tuple:           # (B, 0|2) int64 tokens of the heading, (B, parts, D)
+        "Joints to tokens of the heading and the parts of the rest."
+        first = self._first(joints)
+        return first, self.basis.analyse(self._seen(joints, first))
+
+    def synthesise(self,
+        first:Tensor,  # (B, 0|2) int64 tokens of the heading
+        parts:Tensor,  # (B, parts, D)
+    )->Tensor:         # (B, V, F, K, 2|3) in pixels
+        "The joints again."
+        return self._seen(self.basis.synthesise(parts), first, back=True)
+
+    def _first(self, joints):    # (B, 0|2) tokens of the heading
+        return self.heading.encode(heading(joints)[:, 0]) if self.facing else joints.new_empty(len(joints), 0, dtype=torch.int64)
+
+    def _seen(self, joints, first, back=False):    # as the body sees them
+        return facing(joints, self.heading.decode(first)[:, None], (self.config.size - 1) / 2, back) if self.facing else joints
+
+# %% ../nbs/09_codec.ipynb #29713253
+class MotionCodec(MotionParts):
+    "Joints of a clip to tokens and back: in space the heading, then a linear basis, and a codebook for each token."
+    motion = True    # tokens describe motion
+
+    def __init__(self,
+        config:ModelConfig,  # as for `MotionParts`
+    ):
+        super().__init__(config)
+        self.quantizer = ProductQuantizer(config.codebook_size, config.code_dim, self.parts)
 
     def start(self,
         joints:Tensor,    # (clips, V, F, K, 2|3) training clips in pixels
         price:float=0.0,  # of a bit, in squared pixels, summed over a clip's frames, joints and coordinates; 0: all tokens cost the same
     ):
         "Fit the basis, then the codes."
-        if self.facing: self.heading.start(heading(joints)[:, 0], price > 0)
-        self.basis.fit(smooth(self._seen(joints, self._first(joints)), max(4, self.config.frames // 4)))
+        self.fit(joints, price > 0)
         self.reprice(joints, price)
 
     def reprice(self,
@@ -151,22 +190,21 @@ class MotionCodec(nn.Module):
         price:float,    # of a bit, as in `start`
     ):
         "Find codes for another price; basis and heading stay."
-        self.quantizer.start(self.basis.analyse(self._seen(joints, self._first(joints))), price)
+        self.quantizer.start(self.analyse(joints)[1], price)
 
     def encode_joints(self,
         joints:Tensor,  # (B, V, F, K, 2|3) in pixels
     )->Tensor:          # (B, f, h, w) int64 tokens
         "Joints to tokens."
-        first = self._first(joints)
-        rest = self.quantizer.choose(self.basis.analyse(self._seen(joints, first)))
-        return torch.cat([first, rest], 1).unflatten(1, self.config.grid)
+        first, parts = self.analyse(joints)
+        return torch.cat([first, self.quantizer.choose(parts)], 1).unflatten(1, self.config.grid)
 
     def decode_joints(self,
         indices:Tensor,  # (B, f, h, w) int64 tokens in [0, K)
     )->Tensor:           # (B, V, F, K, 2|3) in pixels
         "Tokens to the joints that they name."
         first, rest = indices.flatten(1).tensor_split([self.facing], 1)
-        return self._seen(self.basis.synthesise(self.quantizer.codes(rest)), first, back=True)
+        return self.synthesise(first, self.quantizer.codes(rest))
 
     def decode(self,
         indices:Tensor,  # (B, f, h, w) int64 tokens in [0, K)
@@ -178,9 +216,3 @@ class MotionCodec(nn.Module):
     def bits(self)->Tensor:  # (tokens, K)
         "What each code of each place is written with, by its frequency in the training clips."
         return torch.cat([self.heading.bits, self.quantizer.bits]) if self.facing else self.quantizer.bits
-
-    def _first(self, joints):    # (B, 0|2) tokens of the heading
-        return self.heading.encode(heading(joints)[:, 0]) if self.facing else joints.new_empty(len(joints), 0, dtype=torch.int64)
-
-    def _seen(self, joints, first, back=False):    # as the body sees them
-        return facing(joints, self.heading.decode(first)[:, None], (self.config.size - 1) / 2, back) if self.facing else joints

@@ -41,7 +41,7 @@ def label_of(
     "What a folder is called among others."
     return Path(path).relative_to(root).as_posix() if Path(path) != Path(root) else "this folder"
 
-
+# %% ../nbs/15_explore.ipynb #137d4e30
 def slider(
     low, high,       # both ends; whole numbers make a slider of whole numbers
     label:str,       # before the control
