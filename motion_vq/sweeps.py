@@ -131,6 +131,16 @@ def _attempt(folder, source, cwd, threads=None, alive=None):    # the state that
         words = said.read().decode(errors="replace").strip() or "it said nothing"
     return _fail(folder, f"its process ended with status {status}: {words}") if status else state(folder)
 
+# %% ../nbs/13_sweeps.ipynb #9325e123
+def _points(out):    # (folder, identity) of each point in a folder, in the order of the parameters
+    if not (Path(out)/"points").is_dir(): raise ConfigError(f"{out}: no folder of a sweep: name the one that was given as --out")
+    found = []
+    for file in Path(out).glob("points/*/parameters.json"):
+        with suppress(DataError):
+            if point_id(point := read_json(file)) == file.parent.name: found.append((file.parent, point))    # else altered by hand
+    plain = lambda p: [p["notebook"], p["version"], p["code"], [(k, type(v).__name__, v) for k, v in p["parameters"].items()]]
+    return sorted(found, key=lambda pair: plain(pair[1]))
+
 # %% ../nbs/13_sweeps.ipynb #356862bd
 def _check_version(sweep, out):
     ours = sweep.points[0]["version"]
@@ -281,16 +291,6 @@ def _flat(value, name=""):    # yields (name, plain value)
     if not isinstance(value, (dict, list)): yield name, value
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
         yield from _flat(inner, f"{name}.{key}" if name else str(key))
-
-# %% ../nbs/13_sweeps.ipynb #9325e123
-def _points(out):    # (folder, identity) of each point in a folder, in the order of the parameters
-    if not (Path(out)/"points").is_dir(): raise ConfigError(f"{out}: no folder of a sweep: name the one that was given as --out")
-    found = []
-    for file in Path(out).glob("points/*/parameters.json"):
-        with suppress(DataError):
-            if point_id(point := read_json(file)) == file.parent.name: found.append((file.parent, point))    # else altered by hand
-    plain = lambda p: [p["notebook"], p["version"], p["code"], [(k, type(v).__name__, v) for k, v in p["parameters"].items()]]
-    return sorted(found, key=lambda pair: plain(pair[1]))
 
 # %% ../nbs/13_sweeps.ipynb #ebbb126b
 def rows(
