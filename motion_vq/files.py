@@ -71,8 +71,10 @@ def about_tokens(
 
 
 def _known(t):    # how frequent each code is, if a tokenizer that comes with the library made them
-    from motion_vq.tokens import SHIPPED, Tokenizer
-    return next((it.prior for it in map(Tokenizer.from_pretrained, SHIPPED.values()) if it.model_id == t.model), None)
+    from motion_vq.hub import shipped_as
+    from motion_vq.tokens import Tokenizer
+    name = shipped_as(t.model)
+    return Tokenizer.from_pretrained(name).prior if name else None
 
 
 def about_recording(
