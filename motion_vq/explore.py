@@ -34,6 +34,14 @@ def choice(
                       style=dict(description_width="initial"), layout=dict(width=f"{width}px"))
 
 
+def _options(control, options):    # new options, and of them the old value if it is there
+    if list(control.options) == options: return
+    values = [o[1] if isinstance(o, tuple) else o for o in options]
+    value = control.value if control.value in values else values[0]
+    control.options = options
+    control.value = value
+
+
 def label_of(
     path,       # of a folder
     root,       # the folder that it was found in
@@ -55,7 +63,7 @@ def slider(
     return kind(low if value is None else value, min=low, max=high, step=step, description=label, continuous_update=False,
                 style=dict(description_width="initial"), layout=dict(width=f"{width}px"))
 
-
+# %% ../nbs/15_explore.ipynb #df427f5e
 def player(
     frames:int,      # how many there are
     fps:float=10.0,  # frames a second
@@ -68,6 +76,17 @@ def player(
     return frame, w.HBox([play, frame])
 
 # %% ../nbs/15_explore.ipynb #ab993fe5
+def _page(rows):    # the box of it all, the image, and the words below
+    w = widgets()
+    image = w.Image(format="png", layout=dict(max_width="100%", align_self="flex-start", object_fit="contain"))
+    words, wrap = w.HTML(), w.Layout(flex_flow="row wrap", align_items="center")
+    return w.VBox([*(w.HBox(row, layout=wrap) for row in rows), image, words]), image, words
+
+
+def _as_html(words):    # text, or what a notebook shows as HTML
+    return words._repr_html_() if hasattr(words, "_repr_html_") else html.escape(words)
+
+# %% ../nbs/15_explore.ipynb #890aee87
 class Explorer:
     "Controls, a picture, and the one method that draws it anew."
     def __init__(self,
@@ -77,11 +96,8 @@ class Explorer:
         adapt=None,      # function of the explorer, called before `draw`: sets what depends on other controls
         parts:dict=None, # name -> what else stands in the rows, for whom wants to press it
     ):
-        w = widgets()
         self.draw, self.controls, self.adapt, self.parts, self.drawing = draw, controls, adapt, parts or {}, False
-        self.image, self.words = w.Image(format="png", layout=dict(max_width="100%", align_self="flex-start", object_fit="contain")), w.HTML()
-        wrap = w.Layout(flex_flow="row wrap", align_items="center")
-        self.box = w.VBox([*(w.HBox(row, layout=wrap) for row in rows), self.image, self.words])
+        self.box, self.image, self.words = _page(rows)
         self.redraw()
         for control in controls.values(): control.observe(lambda change: self.redraw(), "value")
 
@@ -97,7 +113,7 @@ class Explorer:
         try:
             if self.adapt: self.adapt(self)
             picture, words = self.draw(**self.values)
-            self.words.value = words._repr_html_() if hasattr(words, "_repr_html_") else html.escape(words)
+            self.words.value = _as_html(words)
             self.image.value = png(picture)    # the last to be sent: who sees another picture sees its words
         except MotionVQError as e: self.words.value = f'<span style="color:#D55E00">{html.escape(str(e))}</span>'
         finally: self.drawing = False
@@ -110,5 +126,5 @@ class Explorer:
         finally: self.drawing = False
         self.redraw()
 
-    def _repr_mimebundle_(self, **kwargs):    # live where there is a kernel, the picture alone where there is none
+    def _repr_mimebundle_(self, **kwargs):
         return self.box._repr_mimebundle_(**kwargs) | {"image/png": b64encode(self.image.value).decode(), "text/plain": "an explorer"}

@@ -93,7 +93,7 @@ def frame_numbers(
     if clip.joints is not None: numbers["joint error (pixels)"] = np.linalg.norm(clip.joints - clip.truth, axis=-1).mean((0, 2))
     return numbers
 
-
+# %% ../nbs/15_explore_reconstruction.ipynb #e8a27d82
 def numbers_figure(
     clip:Rebuilt,
     width:float=7.2,    # in inches
