@@ -200,8 +200,8 @@ def token_picture(
     "A frame with a token and with others in its place, and what is known of the code."
     (before, after, *others), (own, new, *like), block = clip.clips[:, :, frame], clip.names, clip.block
     n, rows = max(1, side // before.shape[-1]), []
-    lasts = block is not None and block[0].start <= frame < block[0].stop
-    mark = lambda p: outlined(p, *(slice(s.start * n, s.stop * n) for s in block[1:])) if lasts else p
+    here = [slice(s.start * n, s.stop * n) for s in block[1:]] if block and block[0].start <= frame < block[0].stop else None
+    mark = lambda p: outlined(p, here[0], here[1]) if here else p
     for c in range(len(before)):
         row = [mark(enlarged(p, side)) for p in (colours(before[c]), colours(after[c]), colours(after[c] - before[c], difference=True))]
         rows.append(joined(titled(p, t) for p, t in zip(row, (own, new, "red: more, blue: less"))) if c == 0 else joined(row))
@@ -275,7 +275,9 @@ class _TokenControls:
             self.last, self.code.value, layer.max, layer.value = now, self.own, len(indices) - 1, cell.value // indices[0].size
         indices.flat[cell.value] = self.code.value
         self.grid.show(indices, run.vocabulary)
-        for button, k in zip(self.near, self.like): button.description = f"like it: {k}"
+        like = self.like
+        for i, button in enumerate(self.near):    # a vocabulary of five or less has fewer
+            button.disabled, button.description = i >= len(like), f"like it: {like[i]}" if i < len(like) else ""
 
 # %% ../nbs/15_explore_tokens.ipynb #11ed7dff
 def explore_tokens(
