@@ -40,7 +40,7 @@ class Finished:
     frames:int         # of a clip
     size:int           # side of a heatmap, in pixels
 
-
+# %% ../nbs/15_explore_reconstruction.ipynb #bf5db86b
 def finished_runs(
     folder,      # where to look, at any depth
 )->list:         # of `Finished`, by settings; a `DataError` if there is none

@@ -105,7 +105,7 @@ def scores(
     return [n for n in shared if any(isinstance(row[n], float) for row in rows) and not n.startswith("intervals.")
             and (len(rows) == 1 or len({row[n] for row in rows}) > 1)]
 
-
+# %% ../nbs/15_explore_runs.ipynb #ea751e60
 ANY = "any"    # of a filter that is open
 
 

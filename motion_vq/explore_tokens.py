@@ -32,7 +32,7 @@ def tokens_of(
     parts = [np.stack([clips[j] for j in chosen[i:i + 16]]) for i in range(0, len(chosen), 16)]
     return np.concatenate([model.encode(clip_maps(part, clips.kind, clips.size)[0]).numpy() for part in parts])
 
-
+# %% ../nbs/15_explore_tokens.ipynb #b8f6ba60
 def occurrences(
     tokens:np.ndarray,  # (windows, f, h, w)
     code:int,
@@ -136,7 +136,7 @@ def usage_figure(
         ax.set_title(f"tokens of each code: {(counts > 0).sum()} of {len(counts)} are used", y=1)
     return fig
 
-
+# %% ../nbs/15_explore_tokens.ipynb #06674813
 def place_map(
     tokens:np.ndarray,   # (windows, f, h, w)
     code:int,

@@ -166,7 +166,7 @@ def titled(
     ImageDraw.Draw(line).text((2, 2), words, fill="#333333", font=_letters())
     return np.concatenate([np.asarray(line), picture])
 
-
+# %% ../nbs/14_plots.ipynb #df9c3fdc
 def joined(
     pictures,         # (H, W, 3) uint8 each
     axis:int=1,       # 1: beside each other, 0: below each other
