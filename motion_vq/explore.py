@@ -33,6 +33,14 @@ def choice(
     return w.Dropdown(options=options, value=first if value is None else value, description=label,
                       style=dict(description_width="initial"), layout=dict(width=f"{width}px"))
 
+# %% ../nbs/15_explore.ipynb #ec5d9c7c
+def _options(control, options):    # new options, and of them the old value if it is there
+    if list(control.options) == options: return
+    values = [o[1] if isinstance(o, tuple) else o for o in options]
+    value = control.value if control.value in values else values[0]
+    control.options = options
+    control.value = value
+
 
 def label_of(
     path,       # of a folder
@@ -55,7 +63,7 @@ def slider(
     return kind(low if value is None else value, min=low, max=high, step=step, description=label, continuous_update=False,
                 style=dict(description_width="initial"), layout=dict(width=f"{width}px"))
 
-
+# %% ../nbs/15_explore.ipynb #df427f5e
 def player(
     frames:int,      # how many there are
     fps:float=10.0,  # frames a second
@@ -68,7 +76,25 @@ def player(
     return frame, w.HBox([play, frame])
 
 # %% ../nbs/15_explore.ipynb #ab993fe5
-class Explorer:
+class _Page:
+    "Rows of widgets, an image below them that is replaced, and words below the image."
+    def __init__(self, rows):
+        w = widgets()
+        self.image = w.Image(format="png", layout=dict(max_width="100%", align_self="flex-start", object_fit="contain"))
+        self.words, wrap = w.HTML(), w.Layout(flex_flow="row wrap", align_items="center")
+        self.box = w.VBox([*(w.HBox(row, layout=wrap) for row in rows), self.image, self.words])
+
+    def show(self, picture, words):    # words: text, or what a notebook shows as HTML
+        self.words.value = words._repr_html_() if hasattr(words, "_repr_html_") else html.escape(words)
+        self.image.value = png(picture)    # the last to be sent: who sees another picture sees its words
+
+    def complain(self, error): self.words.value = f'<span style="color:#D55E00">{html.escape(str(error))}</span>'
+
+    def _repr_mimebundle_(self, **kwargs):    # live where there is a kernel, the picture alone where there is none
+        return self.box._repr_mimebundle_(**kwargs) | {"image/png": b64encode(self.image.value).decode(), "text/plain": "an explorer"}
+
+# %% ../nbs/15_explore.ipynb #890aee87
+class Explorer(_Page):
     "Controls, a picture, and the one method that draws it anew."
     def __init__(self,
         draw,            # function of the controls' values by name -> picture (H, W, 3) uint8, and words below it: text, or what a notebook shows as HTML
@@ -77,11 +103,8 @@ class Explorer:
         adapt=None,      # function of the explorer, called before `draw`: sets what depends on other controls
         parts:dict=None, # name -> what else stands in the rows, for whom wants to press it
     ):
-        w = widgets()
+        super().__init__(rows)
         self.draw, self.controls, self.adapt, self.parts, self.drawing = draw, controls, adapt, parts or {}, False
-        self.image, self.words = w.Image(format="png", layout=dict(max_width="100%", align_self="flex-start", object_fit="contain")), w.HTML()
-        wrap = w.Layout(flex_flow="row wrap", align_items="center")
-        self.box = w.VBox([*(w.HBox(row, layout=wrap) for row in rows), self.image, self.words])
         self.redraw()
         for control in controls.values(): control.observe(lambda change: self.redraw(), "value")
 
@@ -96,10 +119,8 @@ class Explorer:
         self.drawing = True
         try:
             if self.adapt: self.adapt(self)
-            picture, words = self.draw(**self.values)
-            self.words.value = words._repr_html_() if hasattr(words, "_repr_html_") else html.escape(words)
-            self.image.value = png(picture)    # the last to be sent: who sees another picture sees its words
-        except MotionVQError as e: self.words.value = f'<span style="color:#D55E00">{html.escape(str(e))}</span>'
+            self.show(*self.draw(**self.values))
+        except MotionVQError as e: self.complain(e)
         finally: self.drawing = False
 
     @contextmanager
@@ -109,6 +130,3 @@ class Explorer:
         try: yield
         finally: self.drawing = False
         self.redraw()
-
-    def _repr_mimebundle_(self, **kwargs):    # live where there is a kernel, the picture alone where there is none
-        return self.box._repr_mimebundle_(**kwargs) | {"image/png": b64encode(self.image.value).decode(), "text/plain": "an explorer"}

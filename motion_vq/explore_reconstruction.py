@@ -40,7 +40,7 @@ class Finished:
     frames:int         # of a clip
     size:int           # side of a heatmap, in pixels
 
-
+# %% ../nbs/15_explore_reconstruction.ipynb #bf5db86b
 def finished_runs(
     folder,      # where to look, at any depth
 )->list:         # of `Finished`, by settings; a `DataError` if there is none
@@ -93,7 +93,7 @@ def frame_numbers(
     if clip.joints is not None: numbers["joint error (pixels)"] = np.linalg.norm(clip.joints - clip.truth, axis=-1).mean((0, 2))
     return numbers
 
-
+# %% ../nbs/15_explore_reconstruction.ipynb #e8a27d82
 def numbers_figure(
     clip:Rebuilt,
     width:float=7.2,    # in inches

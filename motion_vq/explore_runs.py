@@ -14,9 +14,9 @@ import numpy as np
 
 from .core import DataError, needs_extra
 from .grid import in_words
-from .explore import Explorer, choice, label_of, widgets
+from .explore import Explorer, _options, choice, label_of, widgets
 from .plots import COLOURS, canvas, pixels, style
-from .sweeps import rows as sweep_rows
+from .sweeps import _points, rows as sweep_rows
 from .training import Run, attach
 
 # %% ../nbs/15_explore_runs.ipynb #9ca4e3d5
@@ -28,15 +28,22 @@ def runs_in(
     if not found: raise DataError(f"{folder}: no run has begun here: train one, or name the folder of one")
     return {label_of(p.parent, folder): p.parent for p in found}
 
-
+# %% ../nbs/15_explore_runs.ipynb #e78cd39e
 CURVES = {"rec": "reconstruction loss", "perplexity": "codes in effect"}    # of a run's lines; and the SSIM skill of its evaluations
+
+
+def _logarithmic(ax):    # with plain numbers, of which some are there even where a curve spans less than a decade
+    with needs_extra("notebooks"): from matplotlib.ticker import LogLocator
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.minorticks_off()
 
 
 def curves_figure(
     run:Run,     # from `attach`
 ):               # a Matplotlib figure
     "Losses, codes and skill against the step; a line where it stands, and an axis that ends where it will."
-    with needs_extra("notebooks"): from matplotlib.ticker import LogLocator
     lines = {title: [(l["step"], l[name]) for l in run.lines if name in l] for name, title in CURVES.items()}
     lines["SSIM skill (validation)"] = [(l["step"], l["eval"]["ssim_skill"]) for l in run.evals]
     with style():
@@ -49,12 +56,7 @@ def curves_figure(
             ax.xaxis.set_label_coords(0.5, -0.17)
             ax.axvline(run.step, color=COLOURS["3d"], linewidth=0.8)
             if not points: ax.set(yticks=[])
-        if lines[CURVES["rec"]]:
-            loss = fig.axes[0]
-            loss.set_yscale("log")
-            loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-            loss.yaxis.set_major_formatter("{x:g}")
-            loss.minorticks_off()
+        if lines[CURVES["rec"]]: _logarithmic(fig.axes[0])
     return fig
 
 # %% ../nbs/15_explore_runs.ipynb #cb3d1ef8
@@ -103,7 +105,7 @@ def scores(
     return [n for n in shared if any(isinstance(row[n], float) for row in rows) and not n.startswith("intervals.")
             and (len(rows) == 1 or len({row[n] for row in rows}) > 1)]
 
-
+# %% ../nbs/15_explore_runs.ipynb #ea751e60
 ANY = "any"    # of a filter that is open
 
 
@@ -127,17 +129,19 @@ def sweep_figure(
     values=None,       # what `by` may be, each with its colour whether it is there or not; None: what it is in these rows
 ):                     # a Matplotlib figure
     "The points of a sweep as a cloud."
+    values = values or sorted({row.get(by) for row in rows}, key=lambda v: (str(type(v)), v))
     with style():
         fig = canvas(7.2, 2.8)
         ax = fig.add_axes((0.09, 0.15, 0.62, 0.8))
-        for i, value in enumerate(values or sorted({row.get(by) for row in rows}, key=lambda v: (str(type(v)), v))):
-            if some := filtered(rows, **{by: value}) if by else rows: ax.plot([r[x] for r in some], [r[y] for r in some], SHAPES[i % 7], color=PALETTE[i % 7], markersize=6, label=f"{by}: {value}" if by else "points")
+        for i, value in enumerate(values):
+            if not (some := filtered(rows, **{by: value}) if by else rows): continue
+            ax.plot([r[x] for r in some], [r[y] for r in some], SHAPES[i % 7], color=PALETTE[i % 7], markersize=6, label=f"{by}: {value}" if by else "points")
         for r in filtered(rows, **{"run.id": picked or ""}): ax.plot(r[x], r[y], "o", markersize=13, fillstyle="none", color="black")
         ax.set(xlabel=x, ylabel=y)
         ax.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0)
     return fig
 
-
+# %% ../nbs/15_explore_runs.ipynb #f50982b5
 def sweep_table(
     rows:list,         # of dictionaries
     names:list,        # the columns
@@ -145,11 +149,12 @@ def sweep_table(
 )->str:                # HTML
     "Rows as a table, the one that was picked in bold."
     text = lambda v: "" if v is None else f"{v:.4g}" if isinstance(v, float) else html.escape(str(v))
-    line = lambda cells, tag, look="": f"<tr{look}>" + "".join(f'<{tag} style="padding:0 .7em;text-align:right">{cell}</{tag}>' for cell in cells) + "</tr>"
-    body = [line([text(r.get(n)) for n in names], "td", ' style="font-weight:bold;background:#eef3fa"' if r["run.id"] == picked else "") for r in rows]
-    return f"<table>{line(map(html.escape, names), 'th')}{''.join(body)}</table>"
+    cells = lambda values, tag: "".join(f'<{tag} style="padding:0 .7em;text-align:right">{value}</{tag}>' for value in values)
+    look = lambda row: ' style="font-weight:bold;background:#eef3fa"' if row["run.id"] == picked else ""
+    body = [f"<tr{look(row)}>{cells((text(row.get(name)) for name in names), 'td')}</tr>" for row in rows]
+    return f"<table><tr>{cells(map(html.escape, names), 'th')}</tr>{''.join(body)}</table>"
 
-
+# %% ../nbs/15_explore_runs.ipynb #e78dec7b
 def report_page(
     path,        # of an executed notebook
 )->str:          # an HTML page
@@ -159,43 +164,70 @@ def report_page(
     body, _ = HTMLExporter(template_name="basic", exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True).from_filename(str(path))
     return f"<html><body style='font:14px sans-serif;margin:1em'>{body}</body></html>"
 
-# %% ../nbs/15_explore_runs.ipynb #e78dec7b
+# %% ../nbs/15_explore_runs.ipynb #9b519879
+class _Points:
+    "What a sweep's folder says when it is read: `rows`, `names` to filter by, and what can stand on the `axes`."
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.read()
+
+    def read(self):
+        rows = sweep_rows(self.folder)
+        if not rows: raise DataError(f"{self.folder}: none of its points is done: run the sweep")
+        if not scores(rows): raise DataError(f"{self.folder}: no number is in all of its results: nothing to put on an axis")
+        self.rows, self.axes = rows, scores(rows)
+        given = varying([point["parameters"] for _, point in _points(self.folder)])
+        self.names = given | varying(rows) | given    # parameters first, and with the values of points that are not done
+
+    def labels(self, rows):    # a line for each point, and its `run.id`
+        return [(in_words({n: row[n] for n in self.names if n in row}) or row["run.id"], row["run.id"]) for row in rows] or [("none", "")]
+
+    def report(self, point):    # its page, inside of another
+        notebook = next(row["run.notebook"] for row in self.rows if row["run.id"] == point)
+        page = report_page(self.folder/"points"/point/notebook)
+        return f'<iframe style="width:100%;height:640px;border:1px solid #ccc" srcdoc="{html.escape(page)}"></iframe>'
+
+# %% ../nbs/15_explore_runs.ipynb #ba0a9697
+class _SweepControls:
+    "Controls of a sweep."
+    def __init__(self, points:_Points):
+        names, axes = points.names, points.axes
+        self.points = points
+        self.filters = {n: choice([ANY, *values], n, width=220) for n, values in names.items()}
+        self.x = choice(axes, "across", next((n for n in ("bits_per_second", "tde") if n in axes), axes[0]))
+        self.y = choice(axes, "up", "ssim_skill" if "ssim_skill" in axes else axes[0])
+        self.by = choice(["nothing", *names], "colour", next(iter(names), None), 200)
+        self.point = choice([""], "point", width=420)
+
+    def settle(self, explorer=None):
+        "Offer what there is now; what was chosen stays, if it is still there."
+        for name, values in self.points.names.items():
+            if name in self.filters: _options(self.filters[name], [ANY, *values])
+        for axis in (self.x, self.y): _options(axis, self.points.axes)
+        chosen = filtered(self.points.rows, **{n: f.value for n, f in self.filters.items()})
+        _options(self.point, self.points.labels(chosen))
+
+# %% ../nbs/15_explore_runs.ipynb #e7eef3c4
 def explore_sweep(
     folder,      # of a sweep
 ):               # an `Explorer`
     "Filter the points, put two scores against each other, pick one, read its report."
-    w, rows = widgets(), sweep_rows(folder)
-    if not rows: raise DataError(f"{folder}: none of its points is done: run the sweep")
-    names, axes = varying(rows), scores(rows)
-    filters = {n: choice([ANY, *values], n, width=220) for n, values in names.items()}
-    x = choice(axes, "across", next((n for n in ("bits_per_second", "tde") if n in axes), axes[0]))
-    y = choice(axes, "up", "ssim_skill" if "ssim_skill" in axes else axes[0])
-    by = choice(["nothing", *names], "colour", next(iter(names), None), 200)
-    point, report = choice([""], "point", width=420), w.ToggleButton(False, description="open its report", icon="file")
-    refresh = w.Button(description="refresh", icon="refresh")
-    place = {row["run.id"]: Path(folder)/"points"/row["run.id"]/row["run.notebook"] for row in rows}
-    chosen = lambda: filtered(rows, **{n: f.value for n, f in filters.items()})
-
-    def adapt(explorer):
-        options = [(in_words({n: row[n] for n in names if n in row}) or row["run.id"], row["run.id"]) for row in chosen()] or [("none", "")]
-        if list(point.options) != options:
-            now = point.value
-            point.options = options
-            point.value = now if now in dict(options).values() else options[0][1]
+    w, points = widgets(), _Points(folder)
+    c = _SweepControls(points)
+    report, refresh = w.ToggleButton(False, description="open its report", icon="file"), w.Button(description="refresh", icon="refresh")
 
     def draw(x, y, by, point, report, **filters):
         with needs_extra("notebooks"): from IPython.display import HTML
-        if not (some := filtered(rows, **filters)): raise DataError("no point is left: open one of the filters")
+        if not (some := filtered(points.rows, **filters)): raise DataError("no point is left: open one of the filters")
         by = None if by == "nothing" else by
-        page = sweep_table(some, list(dict.fromkeys([*names, y, x])), point)
-        if report: page += f'<iframe style="width:100%;height:640px;border:1px solid #ccc" srcdoc="{html.escape(report_page(place[point]))}"></iframe>'
-        return pixels(sweep_figure(some, x, y, by, point, names.get(by))), HTML(page)
+        page = sweep_table(some, list(dict.fromkeys([*points.names, y, x])), point) + (points.report(point) if report else "")
+        return pixels(sweep_figure(some, x, y, by, point, points.names.get(by))), HTML(page)
 
     def read_again(_):
-        rows[:] = sweep_rows(folder)
-        place.update({row["run.id"]: Path(folder)/"points"/row["run.id"]/row["run.notebook"] for row in rows})
+        points.read()
         explorer.redraw()
 
-    explorer = Explorer(draw, dict(filters, x=x, y=y, by=by, point=point, report=report), [list(filters.values()), [x, y, by], [point, report, refresh]], adapt)
+    controls = dict(c.filters, x=c.x, y=c.y, by=c.by, point=c.point, report=report)
+    explorer = Explorer(draw, controls, [list(c.filters.values()), [c.x, c.y, c.by], [c.point, report, refresh]], c.settle, dict(refresh=refresh))
     refresh.on_click(read_again)
     return explorer

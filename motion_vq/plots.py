@@ -34,7 +34,7 @@ STYLE = {
     "figure.dpi": 80, "savefig.dpi": 200, "savefig.bbox": "tight", "pdf.fonttype": 42, "figure.constrained_layout.use": True,
 }
 
-
+# %% ../nbs/14_plots.ipynb #7b684633
 @contextmanager
 def style():
     "Give the figures that are made inside the project's style."
@@ -60,6 +60,15 @@ def save(
 def _array(x): return torch.as_tensor(x).detach().cpu().numpy()
 
 
+def _film_rows(clips, differences):    # label, clip, and how its values become colours, for each row
+    (first, target), *others = clips.items()
+    rows = [(first, target, dict(vmin=0, vmax=1))]
+    for label, clip in others:
+        rows.append((label, clip, dict(vmin=0, vmax=1)))
+        if differences: rows.append((f"{label} - {first}", clip - target, dict(cmap="RdBu_r", vmin=-1, vmax=1)))
+    return rows
+
+# %% ../nbs/14_plots.ipynb #9f4b9f2a
 def film(
     clips:dict,         # label -> (C, F, H, W), tensors or arrays, values in [0, 1]; of one shape
     frames:int=6,       # how many are shown, evenly spread over the clip
@@ -70,12 +79,7 @@ def film(
     with needs_extra("notebooks"): import matplotlib.pyplot as plt
     clips = {label: _array(clip) for label, clip in clips.items()}
     if len(shapes := {clip.shape for clip in clips.values()}) != 1: raise ConfigError(f"the clips of a film differ in shape: {shapes}")
-    (first, target), *_ = clips.items()
-    rows:list = []
-    for label, clip in clips.items():
-        rows.append((label, clip, dict(vmin=0, vmax=1)))
-        if differences and label != first: rows.append((f"{label} - {first}", clip - target, dict(cmap="RdBu_r", vmin=-1, vmax=1)))
-    C, F, H, W = target.shape
+    rows, (C, F, H, W) = _film_rows(clips, differences), shapes.pop()
     times = np.linspace(0, F - 1, min(frames, F)).round().astype(int)
     side, n = (1.0 if C == 1 else 0.55), len(times)
     fig = plt.figure(figsize=(side * C * n * W / H + 0.9, side * len(rows) + 0.35), layout="constrained")
@@ -96,12 +100,14 @@ def token_map(
     codebook_size:int,  # K
 ):                      # the image
     "Draw which code each token of each clip is."
+    with needs_extra("notebooks"): from matplotlib.ticker import MaxNLocator
     indices = _array(indices).reshape(len(indices), -1)
     image = ax.imshow(indices.T, cmap="viridis", vmin=0, vmax=codebook_size - 1, aspect="auto", interpolation="nearest")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     ax.grid(False); ax.set(xlabel="clip", ylabel="token")
     return image
 
-
+# %% ../nbs/14_plots.ipynb #38e505bf
 def usage_curve(
     ax,          # of Matplotlib
     counts,      # (K,) how often each code occurs
@@ -132,7 +138,7 @@ def colours(
 
 def enlarged(
     picture:np.ndarray,  # (..., H, W, 3)
-    side:int,            # at least this high, if a whole number of times does it
+    side:int,            # at most this high; what is higher stays as it is
 )->np.ndarray:           # (..., n H, n W, 3), n = side // H or 1
     "A small picture with larger pixels."
     n = max(1, side // picture.shape[-3])
@@ -160,7 +166,7 @@ def titled(
     ImageDraw.Draw(line).text((2, 2), words, fill="#333333", font=_letters())
     return np.concatenate([np.asarray(line), picture])
 
-
+# %% ../nbs/14_plots.ipynb #df9c3fdc
 def joined(
     pictures,         # (H, W, 3) uint8 each
     axis:int=1,       # 1: beside each other, 0: below each other
@@ -196,7 +202,7 @@ def pixels(
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
-
+# %% ../nbs/14_plots.ipynb #36b71430
 def png(
     picture:np.ndarray,  # (H, W, 3) uint8
     level:int=1,         # 1: fast, 9: small
@@ -226,7 +232,7 @@ def side_of(
     sides = {name.partition("_")[0] for name in limb} & {"left", "right"}
     return sides.pop() if len(sides) == 1 else "middle"
 
-
+# %% ../nbs/14_plots.ipynb #d4b6e609
 def skeletons(
     joints,               # (F, K, 2) in pixels of this picture
     size:int=192,         # side of the picture, in pixels
@@ -245,7 +251,7 @@ def skeletons(
         picture = picture * (1 - ink) + ink * [int(colour[i:i + 2], 16) for i in (1, 3, 5)]
     return picture.round().astype(np.uint8)
 
-
+# %% ../nbs/14_plots.ipynb #7f7dbbf8
 def turned(
     joints,            # (F, K, 3) in centimetres, y down
     angles,            # (F,) degrees about the vertical
