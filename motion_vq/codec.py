@@ -12,9 +12,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .configuration import ModelConfig
 from .core import ConfigError
 from .drawing import draw
-from .networks import ModelConfig
 from .skeletons import PANOPTIC19
 from .subspaces import ProductQuantizer
 from .trajectory import joints_shape

@@ -9,7 +9,8 @@ __all__ = ['DVAE', 'PlainDVAE']
 import torch
 from torch import Tensor
 
-from .networks import ModelConfig, configure, preset
+from .configuration import ModelConfig, configure
+from .networks import preset
 from .quantize import GumbelQuantizer, nearest
 from .vqgan import TokenModel
 

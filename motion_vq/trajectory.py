@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .blocks import Refine
+from .configuration import CHANNELS, ModelConfig, check_divisible, configure
 from .drawing import draw
-from .networks import CHANNELS, Encoder, ModelConfig, Refine, check_divisible, configure
+from .networks import Encoder
 from .skeletons import PANOPTIC19
 from .transform import MotionBasis
 

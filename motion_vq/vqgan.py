@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .configuration import CHANNELS, ModelConfig, check_divisible, configure
 from .core import ConfigError
-from .networks import (CHANNELS, Decoder, Encoder, ModelConfig, PlainDecoder, PlainEncoder, check_divisible,
-                                configure, preset)
+from .networks import Decoder, Encoder, PlainDecoder, PlainEncoder, preset
 from .subspaces import ProductQuantizer
 from .trajectory import MotionDecoder, MotionEncoder
 from .variants import quantizer
