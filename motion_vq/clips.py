@@ -68,7 +68,7 @@ def draw_cameras(
     if kind == "3d": return ()
     return tuple(int(c) for c in rng.permutation(np.array(KINDS[kind])[ok])[:VIEWS[kind]])
 
-
+# %% ../nbs/05_clips.ipynb #c9b2723c
 def frozen_windows(
     track,        # a `panoptic.Track`
     ok,           # (V, S) bool, usable starts of each view
@@ -85,9 +85,15 @@ def frozen_windows(
         s += frames
     return windows
 
-# %% ../nbs/05_clips.ipynb #c9b2723c
-class Clips:
-    "The windows of one split, as joints fitted to the image."
+# %% ../nbs/05_clips.ipynb #b0fd0f81
+def _no_windows(split, kind, frames, longest, sequences):
+    if longest < frames:
+        return (f"split {split!r}: no track has {frames} frames, the longest of {sequences} sequences has {longest}: "
+                f"take clips of at most {longest} frames")
+    return f"split {split!r}: no window of {frames} frames is seen by enough cameras for kind {kind!r}"
+
+# %% ../nbs/05_clips.ipynb #a970dda1
+class _Split:    # a part of `Clips`
     def __init__(self,
         sequences,          # list of `panoptic.Sequence`
         kind:str="2d",      # "2d", "exo" or "3d"
@@ -113,6 +119,14 @@ class Clips:
 
     def __len__(self): return len(self.windows)
 
+    def _views(self, track, start, cameras):    # (V, F, K, 2|3): as each camera sees it, or as it is
+        joints = track.joints[start:start + self.frames]
+        if self.kind == "3d": return joints[None]
+        return np.stack([self.cameras[track.sequence][c].project(joints)[0] for c in cameras])
+
+# %% ../nbs/05_clips.ipynb #d0366c71
+class Clips(_Split):
+    "The windows of one split, as joints fitted to the image."
     def __getitem__(self,
         i:int,          # number of a frozen window
     )->np.ndarray:      # (V, F, K, 2|3) float32 joints in pixels
@@ -137,18 +151,6 @@ class Clips:
         if self.kind == "3d": joints = yaw(joints, rng.uniform(0, 2 * np.pi))
         return mirror(joints, PANOPTIC19) if rng.random() < 0.5 else joints
 
-    def _views(self, track, start, cameras):
-        joints = track.joints[start:start + self.frames]
-        if self.kind == "3d": return joints[None]
-        return np.stack([self.cameras[track.sequence][c].project(joints)[0] for c in cameras])
-
-
-def _no_windows(split, kind, frames, longest, sequences):
-    if longest < frames:
-        return (f"split {split!r}: no track has {frames} frames, the longest of {sequences} sequences has {longest}: "
-                f"take clips of at most {longest} frames")
-    return f"split {split!r}: no window of {frames} frames is seen by enough cameras for kind {kind!r}"
-
 # %% ../nbs/05_clips.ipynb #a064d698
 def data_sha256(
     sequences,  # list of `panoptic.Sequence`
@@ -165,7 +167,7 @@ def data_sha256(
             h.update(np.array([node, *c.K.ravel(), *c.dist, *c.R.ravel(), *c.t, *c.resolution], np.float64).tobytes())
     return h.hexdigest()
 
-
+# %% ../nbs/05_clips.ipynb #05ba3ca3
 def load_clips(
     root,            # folder with `train/` and `validation/`, or with the paper's sequences
     kind:str="2d",   # "2d", "exo" or "3d"
@@ -185,7 +187,7 @@ def load_clips(
     manifest["sha256"] = sha256_json(manifest)
     return clips["train"], clips["validation"], manifest
 
-
+# %% ../nbs/05_clips.ipynb #bb89b315
 def check_manifest(
     path,      # a manifest written earlier
     manifest,  # the one at hand
@@ -222,7 +224,7 @@ def share(
         raise ConfigError(f"a batch of {n} clips cannot be shared equally by {world} processes: take {max(n // world, 1) * world}")
     return range(rank * n // world, (rank + 1) * n // world)
 
-
+# %% ../nbs/05_clips.ipynb #49a49dff
 def draw_share(
     clips:Clips,   # the training split
     seed:int,      # of the run
@@ -234,7 +236,7 @@ def draw_share(
     "One process's clips of one step: a function of seed, step and their numbers in the batch."
     return np.concatenate([clips.draw(np.random.default_rng([seed, step, i]), 1) for i in share(n, rank, world)])
 
-
+# %% ../nbs/05_clips.ipynb #784f4db5
 def batch(
     clips:Clips,   # the training split
     seed:int,      # of the run

@@ -34,7 +34,7 @@ def token_digest(
         h.update(sha256_json(a.shape).encode() + a.tobytes())
     return h.hexdigest()
 
-
+# %% ../nbs/12_tokens_exports.ipynb #a6e3cbc8
 def _whole(arrays, said, digest, where):    # the `Tokens`, if they are what was written
     arrays = {name: np.asarray(a) for name, a in arrays.items()}
     for name, axes in ARRAYS.items():
@@ -86,7 +86,7 @@ def save_parquet(
     table = table.replace_schema_metadata({"motion_vq": orjson.dumps(dict(format=PARQUET, version=__version__, sha256=sha256_json([row["sha256"] for row in rows]))).decode()})
     with replacing(path) as part: pq.write_table(table, part, write_page_checksum=True)
 
-
+# %% ../nbs/12_tokens_exports.ipynb #85055552
 def load_parquet(
     path,       # of a file that `save_parquet` wrote
 )->list:        # of `Tokens`

@@ -16,13 +16,37 @@ from .core import ConfigError, DataError, one_of
 from .skeletons import PANOPTIC19, as_skeleton
 
 # %% ../nbs/04_heatmaps.ipynb #a577d384
-BLOCK = 8  # pixels that are computed at once
-
-
 @compiled
 def _within(low, high, n):
     "Of the whole numbers 0..n-1, the first from `low` on, and the one after the last up to `high`."
     return max(0, math.ceil(low)), min(n - 1, math.floor(high)) + 1
+
+
+@compiled
+def _line(ux, uy, uz, reach):
+    "Of the line through a limb u: the limb's length and 1 / length, w / length^2, 1 / w (0 where nothing is across) and h."
+    across = uy * uy + uz * uz
+    length = math.sqrt(ux * ux + across)
+    inverse, bend, lean, half = 0.0, 1.0, 0.0, math.inf  # of a point
+    if length > 1e-9:
+        inverse = 1 / length
+        bend = across * inverse * inverse
+        if bend > 1e-18: lean, half = 1 / across, reach / math.sqrt(bend)
+    return length, inverse, bend, lean, half
+
+# %% ../nbs/04_heatmaps.ipynb #d758c539
+@compiled
+def _gaussian(t):
+    "exp(16 t) for t from -9/32, which is at three sigmas, to 0."
+    e = 1 + t + t * t * (1/2 + t * (1/6)) + t * t * t * t * (1/24 + t * (1/120) + t * t * (1/720))
+    e *= e
+    e *= e
+    e *= e
+    e *= e
+    return e
+
+# %% ../nbs/04_heatmaps.ipynb #685a960c
+BLOCK = 8  # pixels that are computed at once
 
 
 @compiled
@@ -34,13 +58,7 @@ def _limb(image, a, b, peak, sigma):
     ux, uy, uz = bx - ax, by - ay, bz - az
     reach = 3 * sigma * (1 + 1e-9)  # rounding must not drop a pixel at exactly three sigmas
     limit, scale = reach * reach, -1 / (32 * sigma * sigma)
-    across = uy * uy + uz * uz
-    length = math.sqrt(ux * ux + across)
-    inverse, bend, lean, half = 0.0, 1.0, 0.0, math.inf  # 1 / length, w / length^2, 1 / w, h: of a point
-    if length > 1e-9:
-        inverse = 1 / length
-        bend = across * inverse * inverse
-        if bend > 1e-18: lean, half = 1 / across, reach / math.sqrt(bend)
+    length, inverse, bend, lean, half = _line(ux, uy, uz, reach)
     ex = ux * inverse
     back, front = _within(min(az, bz) - reach, max(az, bz) + reach, depth)
     top, bottom = _within(min(ay, by) - reach, max(ay, by) + reach, height)
@@ -60,12 +78,7 @@ def _limb(image, a, b, peak, sigma):
                     s = x * ex + p
                     over = max(max(-s, s - length), 0.0)
                     square = bend * (x - m) * (x - m) + rest + over * over
-                    t = square * scale
-                    e = 1 + t + t * t * (1/2 + t * (1/6)) + t * t * t * t * (1/24 + t * (1/120) + t * t * (1/720))
-                    e *= e
-                    e *= e
-                    e *= e
-                    e *= e
+                    e = _gaussian(square * scale)  # not after the question: a call that may be left out is not made for eight at once
                     value = np.float32(peak * e if square <= limit else 0.0)
                     block[i] = value if value > block[i] else block[i]
 
@@ -84,7 +97,7 @@ def _film(out, points, pairs, peaks, sigma):
                     peak = min(peaks[clip, frame, i], peaks[clip, frame, j])
                     if peak > 0: _limb(out[clip, view, min(l, C - 1), frame], where[i], where[j], peak, sigma)
 
-
+# %% ../nbs/04_heatmaps.ipynb #1bfa7fc4
 def _draw(points, peaks, pairs, views, C, size, sigma):
     "Draw points (B, F, K, D) on the CPU, see `_film`; `views` are the joints' coordinates along the image axes of each view."
     (B, F, K, _), V, D = points.shape, len(views), len(views[0])
@@ -121,7 +134,7 @@ def _band(a, b, size, sigma):
     over = s - torch.minimum(s.clamp(min=0), wide(length.float()))
     return number, torch.where(inside, square - along ** 2 + over ** 2, math.inf)
 
-
+# %% ../nbs/04_heatmaps.ipynb #0a8cb98c
 def _scatter(points, peaks, pairs, views, C, size, sigma):
     "Draw points (B, F, K, D) on any device: what `_draw` does, without a number that the host would have to wait for."
     (B, F, _, _), V, D, device = points.shape, len(views), len(views[0]), points.device
@@ -233,7 +246,7 @@ def _vertex(flat, at, step, place, n, top):
     gain = -((before - after) ** 2) / (8 * bend)
     return torch.where(usable, offset, 0.0), torch.where(usable, gain, 0.0)
 
-
+# %% ../nbs/04_heatmaps.ipynb #de30cf98
 @torch.no_grad()
 def joints_from_heatmaps(
     maps,  # (..., K, F, H, W), a channel for each joint as `render(..., draw="joints", combine=False)` draws it in 2d

@@ -26,7 +26,7 @@ def _first(bad, where):
     clip = f"clip {tuple(batch)}, " if batch else ""
     return f"{where + ': ' if where else ''}{clip}frame {frame}, joint {joint}"
 
-
+# %% ../nbs/01_poses.ipynb #a3a750b1
 def check(
     joints:np.ndarray,           # (..., F, K, 2|3) in centimetres or pixels
     confidence:np.ndarray=None,  # (..., F, K), or None
@@ -57,7 +57,7 @@ def between(
     part = (at - low).reshape(-1, *[1] * (x.ndim - 1))
     return x[low] + part * (x[np.minimum(low + 1, len(x) - 1)] - x[low])
 
-
+# %% ../nbs/01_poses.ipynb #fcc82df9
 def resample(
     joints:np.ndarray,  # (..., F, K, D), any unit
     frames:int,         # N, at least 1
@@ -120,7 +120,7 @@ def fit_params(
     flat = extent <= 1e-12 * reach
     return np.where(flat, 1.0, margin * size / np.where(flat, 1.0, extent)), low + (high - low) / 2
 
-
+# %% ../nbs/01_poses.ipynb #ad89cb85
 def fit(
     joints:np.ndarray,  # (..., F, K, 2|3), any unit; each clip (F, K) is fitted as a whole
     size:int,           # side of the box, in pixels
@@ -144,7 +144,7 @@ def unfit(
     joints = (pixels.astype(np.float64) - (size - 1) / 2) / scale[..., None, None, None] + centre[..., None, None, :]
     return joints.astype(_real(pixels))
 
-# %% ../nbs/01_poses.ipynb #2b69db56
+# %% ../nbs/01_poses.ipynb #df994f64
 def _reach(dist):
     "The smallest r > 0 at which the radial polynomial stops growing; infinite if it never does."
     k1, k2, _, _, k3 = dist
@@ -153,7 +153,35 @@ def _reach(dist):
     folds = roots.real[(np.abs(roots.imag) < 1e-9 * np.abs(roots)) & (roots.real > 0)]
     return float(np.sqrt(folds.min())) if folds.size else math.inf
 
+# %% ../nbs/01_poses.ipynb #2b69db56
+def _bent(x, y, r2, dist):
+    "Where the lens draws x, y at depth 1, whose squared distance from the axis is r2."
+    k1, k2, p1, p2, k3 = dist
+    bend = 1 + r2 * (k1 + r2 * (k2 + r2 * k3)) + 2 * p1 * y + 2 * p2 * x
+    return x * bend + p2 * r2, y * bend + p1 * r2
 
+
+def _to_pixels(K, x, y):
+    "The last line of the formula; the division is left out where it is one by 1."
+    u, v = (a * x + b * y + c for a, b, c in K[:2])
+    if (K[2] == (0, 0, 1)).all(): return np.stack([u, v])
+    w = K[2] @ [x, y, np.ones_like(x)]
+    return np.stack([u / w, v / w])
+
+# %% ../nbs/01_poses.ipynb #404984d1
+def _pictures(camera, points):
+    "Of points (3, N) in the world frame: pixels (2, N), `nan` where there is no picture, and depth (N,)."
+    with np.errstate(all="ignore"):
+        X, Y, Z = camera.R @ points
+        X += camera.t[0]; Y += camera.t[1]; Z += camera.t[2]
+        x, y = X / Z, Y / Z
+        r2 = x * x + y * y
+        x, y = _bent(x, y, r2, camera.dist)
+        pixels = _to_pixels(camera.K, x, y)
+        np.copyto(pixels, np.nan, where=~((Z > 0) & (r2 < min(camera.reach, 1e8)**2)))
+    return pixels, Z
+
+# %% ../nbs/01_poses.ipynb #746272c0
 def _numbers(value, shape, what):
     "`value` as a float64 array of `shape`; a `DataError` where it is not that many finite numbers of a sane size."
     try: array = np.array(value, np.float64)
@@ -161,7 +189,7 @@ def _numbers(value, shape, what):
     if array.size == math.prod(shape) and (np.abs(array) <= 1e9).all(): return array.reshape(shape)
     raise DataError(f"{what} is {value!r}: expected {' x '.join(map(str, shape))} finite numbers, none beyond 1e9")
 
-# %% ../nbs/01_poses.ipynb #746272c0
+# %% ../nbs/01_poses.ipynb #95329622
 @dataclass(frozen=True, eq=False)
 class Camera:
     "A calibrated camera in OpenCV's model: pinhole, three radial and two tangential coefficients."
@@ -197,19 +225,8 @@ class Camera:
     ):                      # pixels (..., 2) float64, `nan` where there is no picture, and depth (...) in centimetres
         "Project points to pixels."
         joints = np.asarray(joints, np.float64)
-        shape, points, (k1, k2, p1, p2, k3) = joints.shape[:-1], joints.reshape(-1, 3).T, self.dist
-        with np.errstate(all="ignore"):  # a point beside the lens itself has r2 = inf, and no picture
-            X, Y, Z = self.R @ points
-            X += self.t[0]; Y += self.t[1]; Z += self.t[2]
-            x, y = X / Z, Y / Z
-            r2 = x * x + y * y
-            bend = 1 + r2 * (k1 + r2 * (k2 + r2 * k3)) + 2 * p1 * y + 2 * p2 * x
-            x, y = x * bend + p2 * r2, y * bend + p1 * r2
-            u, v = (a * x + b * y + c for a, b, c in self.K[:2])
-            if (self.K[2] != (0, 0, 1)).any(): u, v = (p / (self.K[2] @ [x, y, np.ones_like(x)]) for p in (u, v))
-            pixels = np.stack([u, v])
-            np.copyto(pixels, np.nan, where=~((Z > 0) & (r2 < min(self.reach, 1e8)**2)))
-        return np.moveaxis(pixels.reshape(2, *shape), 0, -1), Z.reshape(shape)
+        pixels, depth = _pictures(self, joints.reshape(-1, 3).T)
+        return np.moveaxis(pixels.reshape(2, *joints.shape[:-1]), 0, -1), depth.reshape(joints.shape[:-1])
 
 # %% ../nbs/01_poses.ipynb #cf7b9b9d
 def in_view(

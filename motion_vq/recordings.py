@@ -41,7 +41,7 @@ class Recording:
 
     def __len__(self): return len(self.joints)
 
-# %% ../nbs/02_recordings.ipynb #ef2cc517
+# %% ../nbs/02_recordings.ipynb #e966017e
 def check_gaps(
     recording:Recording,
     longest:float=0.5,  # seconds that a gap may last
@@ -57,7 +57,7 @@ def check_gaps(
             raise DataError(f"{recording.name}: {name} is not seen for {worst} frames ({worst / recording.fps:.2f} s) from frame {bounds[gaps.argmax()] + 1} on: "
                             f"more than {longest:g} s is not guessed; cut the recording there, or allow more")
 
-
+# %% ../nbs/02_recordings.ipynb #ef2cc517
 def fill_gaps(
     recording:Recording,
     longest:float=0.5,  # seconds that a gap may last
@@ -89,10 +89,8 @@ def _rate(given, found, where):
     if given is None and found is None: raise ConfigError(f"{where}: does not say how many frames a second it has: give it, as in fps=30 (--fps 30)")
     return found if given is None else given
 
-# %% ../nbs/02_recordings.ipynb #e61d6178
+# %% ../nbs/02_recordings.ipynb #f85a9497
 KEYS = ("joints", "confidence", "fps", "skeleton")  # of an .npz file
-
-
 MOST_BYTES = 2**32                                  # of the arrays in it
 
 
@@ -118,6 +116,17 @@ def _npz(path):
         if "joints" not in names: raise DataError(f"{path}: holds no 'joints': save it as np.savez(path, joints=..., fps=..., skeleton=...)")
         return {name: np.lib.format.read_array(archive.open(f"{name}.npy"), allow_pickle=False) for name in names}
 
+# %% ../nbs/02_recordings.ipynb #986ca920
+def _places(found, path):    # {name: array} of a file -> (F, K, 2|3) float32, NaN where a joint was not seen
+    joints = found["joints"]
+    if joints.shape[1:] == (263,): raise DataError(f"{path}: HumanML3D's features (frames, 263), not places: take the file of this name in new_joints/")
+    if joints.dtype.kind not in "fiu" or joints.ndim != 3: raise DataError(f"{path}: an array {joints.dtype} {joints.shape}: expected numbers (frames, joints, 2 or 3)")
+    joints = joints.astype(np.float32, copy="confidence" in found)
+    if "confidence" in found:
+        if found["confidence"].shape != joints.shape[:2]: raise DataError(f"{path}: confidence {found['confidence'].shape} does not fit joints {joints.shape}")
+        joints[~(found["confidence"] > 0)] = np.nan
+    return joints
+
 
 def read_array(
     path,           # .npy or .npz
@@ -127,18 +136,12 @@ def read_array(
     "Read joints from a NumPy file."
     path = Path(path)
     found = _npz(path) if path.suffix == ".npz" else _npy(path)
-    joints = found["joints"]
-    if joints.shape[1:] == (263,): raise DataError(f"{path}: HumanML3D's features (frames, 263), not places: take the file of this name in new_joints/")
-    if joints.dtype.kind not in "fiu" or joints.ndim != 3: raise DataError(f"{path}: an array {joints.dtype} {joints.shape}: expected numbers (frames, joints, 2 or 3)")
-    joints = joints.astype(np.float32, copy="confidence" in found)
-    if "confidence" in found:
-        if found["confidence"].shape != joints.shape[:2]: raise DataError(f"{path}: confidence {found['confidence'].shape} does not fit joints {joints.shape}")
-        joints[~(found["confidence"] > 0)] = np.nan
+    joints = _places(found, path)
     named = one_of(str(found["skeleton"]), SKELETONS, f"skeleton in {path}:") if "skeleton" in found else None
     rate = found["fps"].item() if "fps" in found and found["fps"].size == 1 else None
     return Recording(path.stem, joints, skeleton_of(joints.shape[1], skeleton or named, path), _rate(fps, rate, path))
 
-# %% ../nbs/02_recordings.ipynb #96143a55
+# %% ../nbs/02_recordings.ipynb #88b526c8
 def _numbers(value, shape, where):
     try: a = np.array(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError): a = np.empty(0)
@@ -152,7 +155,7 @@ def _coco(entries, path):    # yields (frame, track or None, score, (17, 3))
         if not isinstance(e, dict) or not isinstance(e.get("image_id"), int): raise DataError(f"{where}: has no whole number 'image_id', by which frames are put in order")
         yield e["image_id"], e.get("track_id"), e.get("score", 1.0), _numbers(e.get("keypoints"), (51,), where).reshape(17, 3)
 
-
+# %% ../nbs/02_recordings.ipynb #7a5abae2
 def _mmpose(frames, path):
     for i, frame in enumerate(frames):
         number, instances = (frame.get("frame_id", i), frame.get("instances")) if isinstance(frame, dict) else (i, None)
@@ -170,6 +173,19 @@ def _found(path):    # what a file says of each person in each frame
     if not isinstance(value, list) or not value: raise DataError(f"{path}: neither a list of COCO results nor MMPose's 'instance_info'")
     return list((_mmpose if isinstance(value[0], dict) and "instances" in value[0] else _coco)(value, path))
 
+# %% ../nbs/02_recordings.ipynb #96143a55
+def _by_person(found, path):    # of each track its frames: {frame number: (score, (17, 3))}
+    persons = {}
+    for number, track, score, keypoints in found:
+        if track is not None and type(track) not in (int, str) or type(score) not in (int, float) or not math.isfinite(score):
+            raise DataError(f"{path}, frame {number}: track_id {track!r} and score {score!r} are not a name and a number")
+        frames = persons.setdefault(track, {})
+        if number in frames and track is not None: raise DataError(f"{path}, frame {number}: track_id {track!r} is there twice")
+        if number not in frames or score > frames[number][0]: frames[number] = score, keypoints
+    if not persons: raise DataError(f"{path}: nobody was found in it")
+    if len(persons) > 1 and None in persons: raise DataError(f"{path}: some persons have a track_id and some do not")
+    return persons
+
 # %% ../nbs/02_recordings.ipynb #8a5ec836
 MOST_FRAMES = 10_000_000  # between first and last; more is a slip of the numbers
 
@@ -179,15 +195,8 @@ def read_detections(
     fps=None,   # frames a second of the frames that were looked at; needed, as no such file says it
 )->list:        # a `Recording` for each person
     "Read 2D joints in pixels from the JSON of a pose estimator."
-    rate, persons = _rate(fps, None, path), {}
-    for number, track, score, keypoints in _found(path):
-        if track is not None and type(track) not in (int, str) or type(score) not in (int, float) or not math.isfinite(score):
-            raise DataError(f"{path}, frame {number}: track_id {track!r} and score {score!r} are not a name and a number")
-        frames = persons.setdefault(track, {})
-        if number in frames and track is not None: raise DataError(f"{path}, frame {number}: track_id {track!r} is there twice")
-        if number not in frames or score > frames[number][0]: frames[number] = score, keypoints
-    if not persons: raise DataError(f"{path}: nobody was found in it")
-    if len(persons) > 1 and None in persons: raise DataError(f"{path}: some persons have a track_id and some do not")
+    rate = _rate(fps, None, path)
+    persons = _by_person(_found(path), path)
     numbers = sorted({n for frames in persons.values() for n in frames})
     step = math.gcd(*np.diff(numbers).tolist()) or 1
     return [_person(path, track, frames, step, rate) for track, frames in persons.items()]

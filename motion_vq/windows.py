@@ -34,7 +34,7 @@ def cut(
     starts = hop * np.arange(n_windows(len(joints), length, overlap))
     return joints[np.minimum(starts[:, None] + np.arange(length), len(joints) - 1)]
 
-
+# %% ../nbs/05_windows.ipynb #9ba4b6d3
 def blend(
     windows:np.ndarray,  # (windows, length, ...)
     frames:int,          # of the recording
@@ -89,7 +89,7 @@ def placements(
     if np.abs(places).max() > 2**40: raise DataError("a window is so far from the origin that its place cannot be told: move the recording there")
     return np.concatenate([steps[:, None], places.astype(np.int64)], 1)
 
-
+# %% ../nbs/05_windows.ipynb #f2e6abed
 def _scale_and_centre(placed, size):    # (windows,) pixels per unit; (windows, 2|3) in units
     scale = 2.0**(placed[:, 0] / SCALE_STEPS)
     return scale, placed[:, 1:] * size / (CENTRE_STEPS * scale[:, None])

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from motion_vq import download as dl
+from motion_vq import fetch as fetching
 from motion_vq import panoptic
 from motion_vq.core import ConfigError, DataError
 from motion_vq.poses import Camera
@@ -283,7 +284,7 @@ def test_failures_in_a_row_are_counted_and_waits_double(server, tmp_path):
 def test_bytes_that_come_again_are_no_progress(server, tmp_path):
     "A server without ranges that always breaks at the same byte is not asked for ever."
     with pytest.raises(DataError, match="broke after 3,000"): fetch(server, tmp_path, *[{"until": 3000, "ranges": "ignored"}]*50)
-    assert len(server.ranges()) == dl.ATTEMPTS and ARCHIVE not in there(tmp_path)
+    assert len(server.ranges()) == fetching.ATTEMPTS and ARCHIVE not in there(tmp_path)
 
 
 def test_a_part_that_was_complete_is_not_asked_for_again(server, tmp_path):
@@ -327,14 +328,14 @@ def test_a_shorter_version_is_begun_again(server, tmp_path):
 @pytest.mark.parametrize("ends", ["before", "after"])
 def test_the_end_of_a_process_between_two_versions(server, tmp_path, monkeypatch, ends):
     "Killed around the note on the new version, after the part of the old one was begun: they are not taken for each other's."
-    second, write_json = archive(seed=1), dl.write_json
+    second, write_json = archive(seed=1), fetching.write_json
     server.reset(**{ARCHIVE: second})
 
     def end(path, value):
         if ends == "after": write_json(path, value)
         raise KeyboardInterrupt
 
-    def wait(seconds): monkeypatch.setattr(dl, "write_json", end)
+    def wait(seconds): monkeypatch.setattr(fetching, "write_json", end)
     server.moods = [{}, {"data": TAR, "until": 9000}]
     with pytest.raises(KeyboardInterrupt): dl.download(tmp_path, SEQ, server.url, wait=wait)
     monkeypatch.undo()
@@ -450,7 +451,7 @@ def test_a_redirect_to_a_log_in_without_certificate(server, tmp_path):
 
 
 def test_a_line_that_stalls(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(dl, "STALL", 0.2)
+    monkeypatch.setattr(fetching, "STALL", 0.2)
     hold = Hold(9000)
     try: assert fetch(server, tmp_path, {"hold": hold}) == [1]
     finally: hold.go.set()
@@ -461,9 +462,9 @@ def test_a_line_that_stalls(server, tmp_path, monkeypatch):
 def test_the_mirror_is_asked_in_the_end(server, tmp_path, mood):
     "And the server that failed to the end is left out for the files that follow."
     server.reset(**{name.replace(SEQ, "a"): data for name, data in WHOLE.items()})
-    assert fetch(server, tmp_path, *[mood]*dl.ATTEMPTS, servers=[server.url, server.mirror], names=[SEQ, "a"]) == [1, 2, 4, 8, 16]
+    assert fetch(server, tmp_path, *[mood]*fetching.ATTEMPTS, servers=[server.url, server.mirror], names=[SEQ, "a"]) == [1, 2, 4, 8, 16]
     assert there(tmp_path) == WHOLE | {name.replace(SEQ, "a"): data for name, data in WHOLE.items()}
-    assert [path.split("/")[0] for _, path, _ in server.asked] == ["data"]*(1 + dl.ATTEMPTS) + ["mirror"]*3
+    assert [path.split("/")[0] for _, path, _ in server.asked] == ["data"]*(1 + fetching.ATTEMPTS) + ["mirror"]*3
 
 
 def test_a_part_of_one_server_is_not_continued_by_the_other(server, tmp_path):
@@ -662,7 +663,7 @@ def test_dry_run_with_nobody_there_asks_once(server, tmp_path):
     server.moods, waits = [{"silent": True}]*99, []
     found = [*dl.sizes(tmp_path, [SEQ, "a"], [server.url], waits.append)]
     assert [size for _, size, _ in found] == [None]*4 and "gave no answer" in found[0][2] and found[1][2] == "no server works any more"
-    assert waits == [1, 2, 4, 8, 16] and len(server.asked) == dl.ATTEMPTS
+    assert waits == [1, 2, 4, 8, 16] and len(server.asked) == fetching.ATTEMPTS
 
 
 def command(*args, **kwargs): return subprocess.run([sys.executable, "-m", "motion_vq.download", *map(str, args)], capture_output=True, text=True, timeout=60, **kwargs)

@@ -12,10 +12,11 @@ from motion_vq.core import ConfigError
 from motion_vq.drawing import draw, draw_limbs, planes
 from motion_vq.dvae import DVAE
 from motion_vq.heatmaps import render
+from motion_vq.movements import ACTIONS
 from motion_vq.networks import preset
 from motion_vq.poses import fit
 from motion_vq.quantize import GumbelQuantizer, nearest
-from motion_vq.synthetic import ACTIONS, motion, write_dataset
+from motion_vq.synthetic import motion, write_dataset
 from motion_vq.trainer import Trainer, train_preset
 from motion_vq.training import train
 from motion_vq.trajectory import joints_shape, moments

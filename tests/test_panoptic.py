@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motion_vq import panoptic
+from motion_vq import layout, panoptic
 from motion_vq.core import ConfigError, DataError
 
 TAR, INNER = "hdPose3d_stage1_coco19.tar", "hdPose3d_stage1_coco19"
@@ -421,7 +421,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, cameras, monkeypatch):
     monkeypatch.undo()
     folder = panoptic.write_sequence(tmp_path, "one", [track()], cameras)
     before = files(folder)
-    monkeypatch.setattr(panoptic, "_camera_json", lambda c: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(layout, "_camera_json", lambda c: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError): panoptic.write_sequence(tmp_path, "one", [track(seed=1)], cameras)
     assert files(folder) == before
 

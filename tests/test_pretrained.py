@@ -14,10 +14,11 @@ from motion_vq.codec import MotionCodec
 from motion_vq.core import ConfigError
 from motion_vq.heatmaps import render
 from motion_vq.joint_errors import mpjpe
+from motion_vq.movements import ACTIONS
 from motion_vq.networks import preset
 from motion_vq.poses import fit
 from motion_vq.recordings import read_recordings
-from motion_vq.synthetic import ACTIONS, motion
+from motion_vq.synthetic import motion
 from motion_vq.tokens import SHIPPED, Tokenizer, load_tokens
 
 FOLDER = Path(motion_vq.__file__).parent / "pretrained"

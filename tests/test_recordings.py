@@ -57,6 +57,16 @@ def test_arrays_come_back(tmp_path, skeleton, shape):
     assert [read_array(tmp_path/"b.npz", fps=f).fps for f in (None, 50)] == [20, 50], "what is given goes before what the file says"
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64, np.int16])
+def test_a_joint_of_confidence_zero_or_none_was_not_seen(tmp_path, kind):
+    joints, confidence = np.arange(3 * 19 * 3).reshape(3, 19, 3).astype(kind), np.ones((3, 19))
+    confidence[1, 5], confidence[2, 7], confidence[0, 0] = 0, np.nan, -1
+    np.savez(tmp_path/"it.npz", joints=joints, confidence=confidence, fps=30)
+    read = read_array(tmp_path/"it.npz").joints
+    assert [*zip(*np.nonzero(np.isnan(read).all(-1)))] == [(0, 0), (1, 5), (2, 7)]
+    assert np.array_equal(read[confidence > 0], joints[confidence > 0])
+
+
 @pytest.mark.parametrize("content, said", [
     (dict(joints=np.zeros((3, 19, 3))), "frames a second"), (dict(joints=np.zeros((3, 17, 3)), fps=30), "coco17 or h36m17"),
     (dict(joints=np.zeros((3, 19, 4)), fps=30), r"\(3, 19, 4\)"), (dict(joints=np.zeros((0, 19, 3)), fps=30), "none of them 0"),

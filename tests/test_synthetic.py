@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from motion_vq import synthetic
 from motion_vq.core import ConfigError, DataError
+from motion_vq.movements import ACTIONS, Pose, forward, perform, person
 from motion_vq.panoptic import read_split
 from motion_vq.poses import visible
-from motion_vq.synthetic import ACTIONS, Pose, cameras, forward, motion, person, write_dataset
+from motion_vq.synthetic import cameras, motion, write_dataset
 
 # pairs of joints that a bone or the rigid head holds together, by number
 BONES = [(3, 4), (4, 5), (9, 10), (10, 11), (6, 7), (7, 8), (12, 13), (13, 14), (0, 2), (0, 3), (0, 9), (2, 6), (2, 12),
@@ -156,6 +157,13 @@ def test_facing_and_place():
         j = motion("talk", 60, 3, noise=0, facing=facing_to, at=(50, -20))
         assert (facing(j) @ ahead).min() > 0.9
         assert np.abs(j[:, 2, [0, 2]].mean(0) - [50, -20]).max() < 8
+
+
+def test_motion_is_the_movement_turned_and_placed():
+    rng = np.random.default_rng([3, 2, ACTIONS.index("sit")])
+    moved = perform("sit", person(3), np.arange(40) / 30, rng)
+    np.testing.assert_allclose(motion("sit", 40, 3, noise=0, facing=90, at=(5, 7)), moved[..., [2, 1, 0]] * [1, 1, -1] + [5, 0, 7], atol=1e-9)  # +z becomes +x
+    with pytest.raises(ConfigError, match="fly"): perform("fly", person(3), np.arange(2) / 30, rng)
 
 
 @pytest.mark.parametrize("wrong", [dict(action="fly"), dict(frames=0), dict(seed=-1), dict(fps=0), dict(fps=float("nan"))])
