@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.core import ROOT, row, time_best
-from motion_vq.networks import ResBlock, SelfAttention, Upsample, preset
+from motion_vq.blocks import ResBlock, SelfAttention, Upsample
+from motion_vq.networks import preset
 from motion_vq.trainer import Trainer, train_preset
 
 

@@ -12,9 +12,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .configuration import ModelConfig
 from .core import ConfigError
 from .drawing import draw
-from .networks import ModelConfig
 from .skeletons import PANOPTIC19
 from .subspaces import ProductQuantizer
 from .trajectory import joints_shape
@@ -167,10 +167,8 @@ class MotionParts(nn.Module):
         return facing(joints, self.heading.decode(first)[:, None], (self.config.size - 1) / 2, back) if self.facing else joints
 
 # %% ../nbs/09_codec.ipynb #29713253
-class MotionCodec(MotionParts):
-    "Joints of a clip to tokens and back: in space the heading, then a linear basis, and a codebook for each token."
-    motion = True    # tokens describe motion
-
+class _Codes(MotionParts):
+    "Parts of a clip, and a codebook for each."
     def __init__(self,
         config:ModelConfig,  # as for `MotionParts`
     ):
@@ -192,6 +190,16 @@ class MotionCodec(MotionParts):
         "Find codes for another price; basis and heading stay."
         self.quantizer.start(self.analyse(joints)[1], price)
 
+    @property
+    def bits(self)->Tensor:  # (tokens, K)
+        "What each code of each place is written with, by its frequency in the training clips."
+        return torch.cat([self.heading.bits, self.quantizer.bits]) if self.facing else self.quantizer.bits
+
+# %% ../nbs/09_codec.ipynb #a72626ef
+class MotionCodec(_Codes):
+    "Joints of a clip to tokens and back: in space the heading, then a linear basis, and a codebook for each token."
+    motion = True    # tokens describe motion
+
     def encode_joints(self,
         joints:Tensor,  # (B, V, F, K, 2|3) in pixels
     )->Tensor:          # (B, f, h, w) int64 tokens
@@ -211,8 +219,3 @@ class MotionCodec(MotionParts):
     )->Tensor:           # (B, C, F, H, W) in [0, 1]
         "Tokens to heatmaps: the joints, drawn."
         return draw(self.decode_joints(indices), self.config.kind, self.config.size)
-
-    @property
-    def bits(self)->Tensor:  # (tokens, K)
-        "What each code of each place is written with, by its frequency in the training clips."
-        return torch.cat([self.heading.bits, self.quantizer.bits]) if self.facing else self.quantizer.bits

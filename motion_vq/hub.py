@@ -15,8 +15,8 @@ from safetensors.torch import load as load_tensors, save as dump_tensors
 
 from . import __version__, core
 from .codec import MotionCodec
+from .configuration import ModelConfig, configure
 from .core import CheckpointError, ConfigError, read_json, replacing, write_json
-from .networks import ModelConfig, configure
 from .processes import usable
 from .trainer import MODELS
 

@@ -18,11 +18,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from .adversary import Adversary
 from .checkpoints import digest, pack
 from .clips import batch
+from .configuration import ModelConfig, check_divisible, configure
 from .core import ConfigError, one_of
 from .dvae import DVAE, PlainDVAE
 from .losses import clipped, gradient_loss, joints_loss, reconstruction_loss
 from .muon import Muon, matrices
-from .networks import ModelConfig, check_divisible, configure
 from .processes import check_alike, from_first, mean, rank, world
 from .vqgan import VQGAN
 

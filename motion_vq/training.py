@@ -25,9 +25,10 @@ from tqdm import tqdm
 
 from .checkpoints import append_line, load_checkpoint, pack, read_log, save_checkpoint, unpack
 from .clips import KINDS, batches, check_manifest, clip_maps, load_clips, share
+from .configuration import ModelConfig, configure
 from .core import CheckpointError, ConfigError, DataError, exit_status, read_json, replacing, sha256_json, write_json
 from .metrics import Scores
-from .networks import PRESETS, ModelConfig, configure, preset
+from .networks import PRESETS, preset
 from .processes import any_of_us, check_alike, joined, mean, rank, wait, world
 from .trainer import MODELS, TrainConfig, Trainer, autocast, train_preset
 

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .blocks import Refine
+from .configuration import CHANNELS, ModelConfig, check_divisible, configure
 from .drawing import draw
-from .networks import CHANNELS, Encoder, ModelConfig, Refine, check_divisible, configure
+from .networks import Encoder
 from .skeletons import PANOPTIC19
 from .transform import MotionBasis
 
@@ -53,7 +55,7 @@ class Correction(nn.Module):
         pull = pull.flatten(1) @ basis.components.T
         return c + 4 * self.linear(pull.sign() * (pull.abs() / 4).log1p()) / basis.deviation
 
-# %% ../nbs/07_trajectory.ipynb #b45f19f8
+# %% ../nbs/07_trajectory.ipynb #176316dc
 class Dense(nn.Module):
     "x + W2 swish(W1 norm(x))."
     def __init__(self,
@@ -70,9 +72,9 @@ class Dense(nn.Module):
         "Two layers and the way past them."
         return x + self.last(F.silu(self.first(self.norm(x))))
 
-
-class MotionEncoder(nn.Module):
-    "Clip to principal components."
+# %% ../nbs/07_trajectory.ipynb #03a54289
+class _Glance(nn.Module):
+    "Clip to principal components, without looking twice."
     def __init__(self,
         config:ModelConfig,  # its space is "motion"
         out:int,             # number of components
@@ -86,7 +88,24 @@ class MotionEncoder(nn.Module):
         self.mix, self.out = Dense(seen, 128), nn.Linear(seen, out)
         self.measure, self.shortcut = nn.Linear(measured, 128), nn.Linear(measured, out)
         self.measure_mix, self.measure_out = Dense(128, 128), nn.Linear(128, out)
-        self.corrections = nn.ModuleList(Correction(out) for _ in range(c.corrections))
+
+    def guess(self,
+        x:Tensor,  # (B, C, F, H, W) heatmaps in [0, 1]
+    )->Tensor:     # (B, out)
+        "What can be seen at a glance."
+        with torch.autocast(x.device.type, enabled=False): m = moments(x.float()).flatten(1)  # places need all digits
+        measured = self.shortcut(m) + self.measure_out(self.measure_mix(self.measure(m)))
+        return measured + self.out(self.mix(self.convolutions(x).flatten(1)))
+
+# %% ../nbs/07_trajectory.ipynb #b45f19f8
+class MotionEncoder(_Glance):
+    "Clip to principal components."
+    def __init__(self,
+        config:ModelConfig,  # its space is "motion"
+        out:int,             # number of components
+    ):
+        super().__init__(config, out)
+        self.corrections = nn.ModuleList(Correction(out) for _ in range(config.corrections))
 
     def forward(self,
         x:Tensor,           # (B, C, F, H, W) heatmaps in [0, 1]
@@ -99,14 +118,6 @@ class MotionEncoder(nn.Module):
             for correct in self.corrections: estimates.append(correct(estimates[-1].float(), picture, basis, self.kind))
         return estimates
 
-    def guess(self,
-        x:Tensor,  # (B, C, F, H, W) heatmaps in [0, 1]
-    )->Tensor:     # (B, out)
-        "What can be seen at a glance."
-        with torch.autocast(x.device.type, enabled=False): m = moments(x.float()).flatten(1)  # places need all digits
-        measured = self.shortcut(m) + self.measure_out(self.measure_mix(self.measure(m)))
-        return measured + self.out(self.mix(self.convolutions(x).flatten(1)))
-
 # %% ../nbs/07_trajectory.ipynb #1a709c5d
 def joints_shape(
     config:ModelConfig,
@@ -114,19 +125,17 @@ def joints_shape(
     "The shape of the joints that a clip is drawn from."
     return 3 if config.kind == "exo" else 1, config.frames, PANOPTIC19.n_joints, 3 if config.kind == "3d" else 2
 
-
-class MotionDecoder(nn.Module):
-    "Tokens to joints to clip."
+# %% ../nbs/07_trajectory.ipynb #d26bbf06
+class _MotionGrid(nn.Module):
+    "The grid of latents whose tokens name joints."
     def __init__(self,
         config:ModelConfig,  # its space is "motion"
         channels:int,        # D, numbers of a token
         mixed:bool=True,     # tokens alike, for one codebook; else each for its own
     ):
         super().__init__()
-        c = config
-        self.kind, self.size, self.grid = c.kind, c.size, c.grid
-        self.basis = MotionBasis(joints_shape(c), math.prod(c.grid), channels, mixed)
-        self.refine = Refine(CHANNELS[c.kind][1], c.refine)
+        self.kind, self.size, self.grid = config.kind, config.size, config.grid
+        self.basis = MotionBasis(joints_shape(config), math.prod(self.grid), channels, mixed)
 
     def place(self,
         components:Tensor,  # (B, N * D) as `MotionEncoder` predicts them
@@ -140,14 +149,25 @@ class MotionDecoder(nn.Module):
         "Joints to the grid of latents: what the encoder is to see."
         return self._on_grid(self.basis.analyse(joints))
 
-    def _on_grid(self, tokens): return tokens.transpose(1, 2).unflatten(2, self.grid)
-
     def joints(self,
         z:Tensor,  # (B, D, f, h, w) latents or codes
     )->Tensor:     # (B, V, F, K, 2|3) in pixels
         "The joints that latents stand for."
         with torch.autocast(z.device.type, enabled=False):
             return self.basis.synthesise(z.float().flatten(2).transpose(1, 2))
+
+    def _on_grid(self, tokens): return tokens.transpose(1, 2).unflatten(2, self.grid)
+
+# %% ../nbs/07_trajectory.ipynb #d503810c
+class MotionDecoder(_MotionGrid):
+    "Tokens to joints to clip."
+    def __init__(self,
+        config:ModelConfig,  # its space is "motion"
+        channels:int,        # D, numbers of a token
+        mixed:bool=True,     # tokens alike, for one codebook; else each for its own
+    ):
+        super().__init__(config, channels, mixed)
+        self.refine = Refine(CHANNELS[config.kind][1], config.refine)
 
     def forward(self,
         z:Tensor,  # (B, D, f, h, w) codes

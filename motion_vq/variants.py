@@ -104,7 +104,7 @@ class LibraryQuantizer(_OnVectors):
 
 # %% ../nbs/06_variants.ipynb #8806879f
 def quantizer(
-    name:str,           # one of `networks.QUANTIZER_NAMES`
+    name:str,           # one of `configuration.QUANTIZER_NAMES`
     codebook_size:int,  # K, number of tokens
     dim:int,            # D, length of a latent
     beta:float=0.25,    # weight of the commitment term

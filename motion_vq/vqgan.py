@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .configuration import CHANNELS, ModelConfig, check_divisible, configure
 from .core import ConfigError
-from .networks import (CHANNELS, Decoder, Encoder, ModelConfig, PlainDecoder, PlainEncoder, check_divisible,
-                                configure, preset)
+from .networks import Decoder, Encoder, PlainDecoder, PlainEncoder, preset
 from .subspaces import ProductQuantizer
 from .trajectory import MotionDecoder, MotionEncoder
 from .variants import quantizer
@@ -53,6 +53,12 @@ def _check_clip(x, config):
                           f"pixels, not {' x '.join(map(str, x.shape[2:]))}")
 
 # %% ../nbs/08_vqgan.ipynb #1ba6c3e4
+def _check_tokens(indices, K):
+    "Raise a `ConfigError` if a token is not in [0, K)."
+    if indices.numel() and not (0 <= indices.min() and indices.max() < K):
+        raise ConfigError(f"tokens lie in [{indices.min()}, {indices.max()}], the vocabulary in [0, {K - 1}]")
+
+# %% ../nbs/08_vqgan.ipynb #3dafb9a2
 class _Halves(nn.Module):
     "The way from a clip to latents and from codes to a clip, and the quantiser between the two."
     def __init__(self,
@@ -70,18 +76,6 @@ class _Halves(nn.Module):
             encoder, decoder = (PlainEncoder, PlainDecoder) if config.plain else (Encoder, Decoder)
             self.encoder, self.decoder, self.post = encoder(config, D), decoder(config, D), nn.Conv3d(D, D, 1)
         self.pre = nn.Identity() if self.motion and channels == D else nn.Conv3d(D, channels, 1)
-
-    def start(self,
-        joints:Tensor,  # (clips, V, F, K, 2|3) training clips in pixels
-    ):
-        "Fit basis and codebook; a model whose tokens describe pixels starts from nothing."
-        if not self.motion: return
-        self.decoder.basis.fit(joints)
-        vectors = self.decoder.basis.analyse(joints)
-        if not self.separate:
-            vectors = vectors.flatten(0, 1)
-            vectors = vectors[torch.randperm(len(vectors))[:40_000]]
-        self.quantizer.start(vectors)
 
     @property
     def last_layer(self)->Tensor:
@@ -101,8 +95,8 @@ class _Halves(nn.Module):
         return self.decoder(spread(z, back=True) if self.config.spread else z)
 
 # %% ../nbs/08_vqgan.ipynb #320c1b52
-class TokenModel(_Halves):
-    "Encoder, quantiser, decoder: what the VQ-GAN and the dVAE share."
+class _Tokens(_Halves):
+    "A clip to tokens, and tokens to a clip."
     def forward(self,
         x:Tensor,   # (B, C, F, H, W) heatmaps in [0, 1]
     )->Output:      # the reconstruction, its tokens and losses
@@ -124,6 +118,25 @@ class TokenModel(_Halves):
         "Tokens to clip."
         return self._rebuild(self._codes(indices))
 
+    def _codes(self, indices):
+        _check_tokens(indices, self.config.codebook_size)
+        return self.quantizer.lookup(indices)
+
+# %% ../nbs/08_vqgan.ipynb #bfd47204
+class TokenModel(_Tokens):
+    "Encoder, quantiser, decoder: what the VQ-GAN and the dVAE share."
+    def start(self,
+        joints:Tensor,  # (clips, V, F, K, 2|3) training clips in pixels
+    ):
+        "Fit basis and codebook; a model whose tokens describe pixels starts from nothing."
+        if not self.motion: return
+        self.decoder.basis.fit(joints)
+        vectors = self.decoder.basis.analyse(joints)
+        if not self.separate:
+            vectors = vectors.flatten(0, 1)
+            vectors = vectors[torch.randperm(len(vectors))[:40_000]]
+        self.quantizer.start(vectors)
+
     def encode_joints(self,
         joints:Tensor,  # (B, V, F, K, 2|3) in pixels
     )->Tensor:          # (B, f, h, w) int64 tokens
@@ -137,12 +150,6 @@ class TokenModel(_Halves):
         "Tokens to the joints that they name, where tokens describe motion."
         self._check_motion()
         return self.decoder.joints(self._codes(indices))
-
-    def _codes(self, indices):
-        K = self.config.codebook_size
-        if indices.numel() and not (0 <= indices.min() and indices.max() < K):
-            raise ConfigError(f"tokens lie in [{indices.min()}, {indices.max()}], the vocabulary in [0, {K - 1}]")
-        return self.quantizer.lookup(indices)
 
     def _check_motion(self):
         if not self.motion: raise ConfigError("the tokens of this model describe pixels, from which no joints come: take a model of motion, or decode to heatmaps")

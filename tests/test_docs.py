@@ -114,6 +114,14 @@ def test_formulas_are_drawn_by_the_browser(site):
     assert "\\frac" not in text and "$$" not in text
 
 
+def test_every_formula_is_drawn_whole():
+    "No command is left over that the converter does not know."
+    cells = [(path.stem, re.sub(r"`[^`]*`", "", cell.source)) for path in pages.notebooks() for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    formulas = [(name, block or inline) for name, text in cells for block, inline in re.findall(r"\$\$(.+?)\$\$|\$([^$]+)\$", text, re.S)]
+    assert len(formulas) > 200 and [(name, latex) for name, latex in formulas if "\\" in pages.mathml(latex.strip(), False)] == []
+    assert "mid_hip" in pages.mathml(r"\text{mid\_hip}", True) and "<mo>arg</mo>" in pages.mathml(r"\arg\min_k x", False)
+
+
 def test_hidden_cells_are_not_shown(site):
     assert "default_exp" not in read(site, "04_heatmaps") and "google.colab" not in read(site, "tutorials/1_heatmaps")
     assert "def published" not in read(site, "index")

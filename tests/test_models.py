@@ -7,12 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
+from motion_vq.adversary import Adversary, PatchDiscriminator
+from motion_vq.blocks import SelfAttention, fold, unfold
+from motion_vq.configuration import QUANTIZER_NAMES, ModelConfig, configure
 from motion_vq.core import ConfigError
 from motion_vq.dvae import DVAE, PlainDVAE
-from motion_vq.networks import PRESETS, QUANTIZER_NAMES, ModelConfig, PatchDiscriminator, SelfAttention, configure, fold, preset, unfold
-from motion_vq.quantize import EMAVectorQuantizer, GumbelQuantizer, VectorQuantizer, nearest, perplexity
-from motion_vq.adversary import Adversary
 from motion_vq.losses import gradient_loss, reconstruction_loss, weighted_error
+from motion_vq.networks import PRESETS, preset
+from motion_vq.quantize import EMAVectorQuantizer, GumbelQuantizer, VectorQuantizer, nearest, perplexity
 from motion_vq.trainer import train_preset
 from motion_vq.variants import quantizer, shared
 from motion_vq.vqgan import VQGAN

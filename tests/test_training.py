@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from motion_vq import checkpoints, training
+from motion_vq.adversary import PatchDiscriminator
 from motion_vq.checkpoints import append_line, load_checkpoint, read_log, save_checkpoint, unpack
 from motion_vq.clips import load_clips
 from motion_vq.core import CheckpointError, ConfigError, DataError
-from motion_vq.networks import PatchDiscriminator, preset
+from motion_vq.networks import preset
 from motion_vq.synthetic import write_dataset
 from motion_vq.trainer import Trainer, foreground_at, lr_at, resolve_precision, train_preset
 from motion_vq.training import evaluate, load_model, predictor, train

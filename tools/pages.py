@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 from docutils import nodes
-from latex2mathml.converter import convert as mathml
+from latex2mathml.converter import convert
 from sphinx.addnodes import desc, pending_xref
 from sphinx.application import Sphinx
 from sphinx.transforms import SphinxTransform
@@ -139,11 +139,17 @@ def meanings(modules: list[str]) -> dict:
     return {said: target for said, target in found.items() if target}
 
 
-def formula(self, node):
-    "LaTeX as MathML, which every browser draws by itself."
-    block = isinstance(node, nodes.math_block)
-    text = mathml(node.astext(), display="block" if block else "inline")
+def mathml(latex: str, block: bool) -> str:
+    "LaTeX as MathML, which every browser draws by itself; where the converter draws other than TeX, it is mended."
+    text = convert(re.sub(r"\\arg\b", r"\\operatorname{arg}", latex), display="block" if block else "inline")
     text = text.replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')  # the bars of a norm, which TeX does not stretch, either
+    return text.replace(r"\_", "_")
+
+
+def formula(self, node):
+    "A formula as a piece of a page."
+    block = isinstance(node, nodes.math_block)
+    text = mathml(node.astext(), block)
     self.body.append(f'<div class="math">{text}</div>' if block else text)
     raise nodes.SkipNode
 
