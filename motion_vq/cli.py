@@ -285,7 +285,7 @@ def report(name, out, settings, as_json):
     motion-vq report vqgan_vs_dvae -o report.ipynb --set kind=3d --set out=runs/report
     """
     from motion_vq.grid import setting
-    from motion_vq.sweeps import run_report
+    from motion_vq.points import run_report
     with needs_extra("notebooks"): from papermill import inspect_notebook
     source, given = _report(name), dict(map(setting, settings))
     for key in given: one_of(key, inspect_notebook(str(source)), "parameter")
