@@ -85,9 +85,9 @@ _model = _options(click.option("-m", "--model", metavar="MODEL", help="Folder of
                   click.option("--device", default="cpu", show_default=True, help="Where to compute: cpu, cuda."))
 _motion = _options(click.option("--fps", type=float, help="Frames a second, where the file does not say."),
                    click.option("--skeleton", metavar="NAME", help="panoptic19, coco17, h36m17 or smpl22, where the file does not say."))
-_up = click.option("--up", default="-y", show_default=True, metavar="AXIS", help="Which way is up: -y (pictures, Panoptic), y (HumanML3D) or z.")
+_clean = _options(click.option("--up", default="-y", show_default=True, metavar="AXIS", help="Which way is up: -y (pictures, Panoptic), y (HumanML3D) or z."),
+                  click.option("--gap", type=float, default=0.5, show_default=True, help="Seconds that a joint may be unseen."))
 _guess = click.option("--guess", is_flag=True, help="Guess the joints that the skeleton lacks: the face, of smpl22 and h36m17.")
-_gap = click.option("--gap", type=float, default=0.5, show_default=True, help="Seconds that a joint may be unseen.")
 
 # %% ../nbs/16_cli.ipynb #ab447051
 @cli.command()
@@ -112,15 +112,10 @@ def info(path, fps, skeleton, coder, as_json):
     say(found or [about_recording(r) for r in read_recordings(path, skeleton, fps)], as_json)
 
 # %% ../nbs/16_cli.ipynb #314eeaf6
-def _tokenizer(name, device, coordinates):    # a `Tokenizer`; loaded once
-    from motion_vq.tokens import SHIPPED
-    return _loaded(name or SHIPPED[coordinates], device)
-
-
 @cache
-def _loaded(name, device):
-    from motion_vq.tokens import Tokenizer
-    return Tokenizer.from_pretrained(name, device=device)
+def _tokenizer(name, device, coordinates):    # a `Tokenizer`; loaded once
+    from motion_vq.tokens import SHIPPED, Tokenizer
+    return Tokenizer.from_pretrained(name or SHIPPED[coordinates], device=device)
 
 
 def _check_tokens_out(out):    # before the work, not after it
@@ -134,8 +129,7 @@ def _check_tokens_out(out):    # before the work, not after it
 @click.option("-o", "--out", type=file, required=True, metavar="OUT", help="Where to: .safetensors, .npz, .parquet, or a folder.")
 @_model
 @_motion
-@_up
-@_gap
+@_clean
 @_guess
 @_json
 def encode(paths, out, model, device, fps, skeleton, up, gap, guess, as_json):
@@ -150,7 +144,8 @@ def encode(paths, out, model, device, fps, skeleton, up, gap, guess, as_json):
     """
     from motion_vq.recordings import read_recordings
     _check_tokens_out(out)
-    made = [_tokenizer(model, device, r.joints.shape[-1]).encode(r, up=up, gap=gap, progress=sys.stderr.isatty(), guess=guess) for path in paths for r in read_recordings(path, skeleton, fps)]
+    several = (r for path in paths for r in read_recordings(path, skeleton, fps))
+    made = [_tokenizer(model, device, r.joints.shape[-1]).encode(r, up=up, gap=gap, progress=sys.stderr.isatty(), guess=guess) for r in several]
     write_tokens(made, out)
     say([about_tokens(t) for t in made], as_json)
 
@@ -192,8 +187,7 @@ def decode(path, out, model, device, heatmaps, size, skeleton, as_json):
 @click.option("--person", type=int, default=0, show_default=True, help="Whom to draw, if there are several.")
 @click.option("--frames", type=click.IntRange(1), default=8, show_default=True, help="Of a .png.")
 @_motion
-@_up
-@_gap
+@_clean
 @_json
 def render(path, out, size, person, frames, fps, skeleton, up, gap, as_json):
     """Draw motion as heatmaps.
@@ -246,8 +240,7 @@ def _there_and_back(tokenizer, r, up, gap, guess):
 @click.argument("path", type=file, metavar="DATA")
 @_model
 @_motion
-@_up
-@_gap
+@_clean
 @_guess
 @_json
 def evaluate(path, model, device, fps, skeleton, up, gap, guess, as_json):
@@ -285,7 +278,7 @@ def report(name, out, settings, as_json):
     motion-vq report vqgan_vs_dvae -o report.ipynb --set kind=3d --set out=runs/report
     """
     from motion_vq.grid import setting
-    from motion_vq.sweeps import run_report
+    from motion_vq.points import run_report
     with needs_extra("notebooks"): from papermill import inspect_notebook
     source, given = _report(name), dict(map(setting, settings))
     for key in given: one_of(key, inspect_notebook(str(source)), "parameter")

@@ -134,12 +134,6 @@ def _checked(indices, K):
     return indices.astype(np.int64)
 
 
-def _trained(K, contexts, training, prior):
-    predictor = Predictor(K, contexts, prior)
-    for grid in training: _lengths(predictor, _checked(grid, K))
-    return predictor
-
-
 def _lengths(predictor, indices):
     predictor.start(indices.shape)
     tokens = indices.ravel()
@@ -147,6 +141,12 @@ def _lengths(predictor, indices):
     return -np.log2(np.array(p, np.float64)).reshape(indices.shape)
 
 
+def _trained(K, contexts, training, prior):
+    predictor = Predictor(K, contexts, prior)
+    for grid in training: _lengths(predictor, _checked(grid, K))
+    return predictor
+
+# %% ../nbs/12_entropy.ipynb #350b58ec
 def lengths(
     indices,                # (windows, f, h, w) whole numbers in [0, codebook_size)
     codebook_size:int,      # K
@@ -179,7 +179,7 @@ def encode(
         predictor.learn(counts, x)
     return coder.get_compressed().astype("<u4").tobytes()
 
-
+# %% ../nbs/12_entropy.ipynb #ad844966
 def decode(
     code:bytes,             # from `encode`
     shape,                  # (windows, f, h, w)

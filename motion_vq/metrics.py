@@ -119,47 +119,12 @@ def _bootstrap(sums, names, resamples, level, seed):
     values = _rigorous({k: draws @ np.bincount(which, weights=v) for k, v in sums.items()})
     return {k: np.quantile(v, [(1 - level) / 2, (1 + level) / 2]).tolist() for k, v in values.items()}
 
-# %% ../nbs/10_metrics.ipynb #665ec213
-def _extras(n, sequences, indices, q_loss, codebook_size):
-    "Names, code counts (or None) and quantizer loss (or None) of a batch of `n` clips, checked."
-    if sequences is not None and (isinstance(sequences, str) or len(sequences) != n):
-        raise ConfigError(f"sequences={sequences!r}: expected a list of {n} names, one for each clip")
-    if indices is not None and not codebook_size:
-        raise ConfigError("code indices without a codebook size: make it Scores(codebook_size=K)")
-    loss = None if q_loss is None else float(q_loss)
-    if loss is not None and not math.isfinite(loss):
-        raise DataError(f"the quantizer's loss is {loss}: has the model diverged?")
-    names = [None] * n if sequences is None else [str(name) for name in sequences]
-    return names, None if indices is None else _code_counts(indices, codebook_size), loss
-
-# %% ../nbs/10_metrics.ipynb #855a6d7b
-class Scores:
-    "All metrics of both protocols over a data set, batch by batch."
+# %% ../nbs/10_metrics.ipynb #6c6a6654
+class _Kept:    # a part of `Scores`: what is kept, and what follows from it
     def __init__(self, codebook_size:int|None=None):  # K, needed where `update` is given indices
         self.codebook_size, self.shape, self.n_clips = codebook_size, None, 0
         self.counts = None  # (codebook_size,) int64: how often each code occurred
         self._names, self._clips, self._frames, self._q = [], [], {}, np.zeros(2)
-
-    def update(
-        self,
-        target:torch.Tensor,  # (B, C, F, H, W), clipped to [0, 1]; C, F, H, W the same in every batch
-        pred:torch.Tensor,    # the same shape
-        sequences=None,       # B names: the recording that each clip comes from
-        indices=None,         # the batch's codes, integers of any shape
-        q_loss=None,          # the quantizer's loss, a number (the paper's: 1.25 MSE(z, z_q)), weighted by B
-    )->"Scores":              # itself
-        "Add a batch."
-        series = {k: v.cpu().double().numpy() for k, v in frame_series(target, pred).items()}
-        n, shape = len(target), tuple(np.shape(target)[1:])
-        if shape != (self.shape or shape):
-            raise ConfigError(f"a batch of clips {shape} after clips {self.shape}: all clips must have the same shape")
-        names, counts, loss = _extras(n, sequences, indices, q_loss, self.codebook_size)
-        self.shape, self.n_clips, self._names = shape, self.n_clips + n, self._names + names
-        self._clips.append(dict(frames=np.full(n, float(shape[1])), **{k: v.sum(1) for k, v in series.items()}))
-        for k, v in series.items(): self._frames[k] = self._frames.get(k, 0) + v.sum(0)
-        if counts is not None: self.counts = counts + (0 if self.counts is None else self.counts)
-        if loss is not None: self._q += (n * loss, n)
-        return self
 
     def _sums(self):
         if not self._clips: raise ConfigError("no clips were scored: call update(target, pred) first")
@@ -191,6 +156,43 @@ class Scores:
         "What every sequence contributes: plain numbers for a JSON file, from which `paired_difference` starts."
         sums, names = self._sums(), np.array(self._names)
         return {str(n): {k: float(v[names == n].sum()) for k, v in sums.items()} for n in np.unique(names)}
+
+# %% ../nbs/10_metrics.ipynb #665ec213
+def _extras(n, sequences, indices, q_loss, codebook_size):
+    "Names, code counts (or None) and quantizer loss (or None) of a batch of `n` clips, checked."
+    if sequences is not None and (isinstance(sequences, str) or len(sequences) != n):
+        raise ConfigError(f"sequences={sequences!r}: expected a list of {n} names, one for each clip")
+    if indices is not None and not codebook_size:
+        raise ConfigError("code indices without a codebook size: make it Scores(codebook_size=K)")
+    loss = None if q_loss is None else float(q_loss)
+    if loss is not None and not math.isfinite(loss):
+        raise DataError(f"the quantizer's loss is {loss}: has the model diverged?")
+    names = [None] * n if sequences is None else [str(name) for name in sequences]
+    return names, None if indices is None else _code_counts(indices, codebook_size), loss
+
+# %% ../nbs/10_metrics.ipynb #855a6d7b
+class Scores(_Kept):
+    "All metrics of both protocols over a data set, batch by batch."
+    def update(
+        self,
+        target:torch.Tensor,  # (B, C, F, H, W), clipped to [0, 1]; C, F, H, W the same in every batch
+        pred:torch.Tensor,    # the same shape
+        sequences=None,       # B names: the recording that each clip comes from
+        indices=None,         # the batch's codes, integers of any shape
+        q_loss=None,          # the quantizer's loss, a number (the paper's: 1.25 MSE(z, z_q)), weighted by B
+    )->"Scores":              # itself
+        "Add a batch."
+        series = {k: v.cpu().double().numpy() for k, v in frame_series(target, pred).items()}
+        n, shape = len(target), tuple(np.shape(target)[1:])
+        if shape != (self.shape or shape):
+            raise ConfigError(f"a batch of clips {shape} after clips {self.shape}: all clips must have the same shape")
+        names, counts, loss = _extras(n, sequences, indices, q_loss, self.codebook_size)
+        self.shape, self.n_clips, self._names = shape, self.n_clips + n, self._names + names
+        self._clips.append(dict(frames=np.full(n, float(shape[1])), **{k: v.sum(1) for k, v in series.items()}))
+        for k, v in series.items(): self._frames[k] = self._frames.get(k, 0) + v.sum(0)
+        if counts is not None: self.counts = counts + (0 if self.counts is None else self.counts)
+        if loss is not None: self._q += (n * loss, n)
+        return self
 
 # %% ../nbs/10_metrics.ipynb #84b0e3d5
 def paper_metrics(

@@ -64,7 +64,7 @@ def interval(
     "A value with its bootstrap interval."
     return float(draws[0]), *np.quantile(draws[1:], [0.025, 0.975]).tolist()
 
-
+# %% ../nbs/13_results.ipynb #c702c783
 class Setting:
     "The runs of one setting: their means, and what these would be on other draws of recordings and seeds."
     def __init__(self,
@@ -87,7 +87,7 @@ class Setting:
         values = [r["rows"][0].get(name) for r in self.results]
         return None if any(v is None for v in values) else float(np.mean(values))
 
-
+# %% ../nbs/13_results.ipynb #1c5513f6
 def settings_in(
     folder,  # of a sweep, or of published results
 )->dict:     # setting (a tuple as in `SETTING`) -> `Setting`
@@ -118,7 +118,7 @@ def verdict(
     far, near = (low, high) if claim > 0 else (-high, -low)
     return "holds" if far >= abs(claim) else "does not hold" if near < abs(claim) else "cannot be told"
 
-# %% ../nbs/13_results.ipynb #57d0b603
+# %% ../nbs/13_results.ipynb #ba40bcba
 def needed(
     skills,        # (sizes, draws), sizes rising
     margin:float,
@@ -126,7 +126,7 @@ def needed(
     "The rule, draw by draw."
     return (skills >= skills.max(0) - margin).argmax(0)
 
-
+# %% ../nbs/13_results.ipynb #57d0b603
 def needed_vocabulary(
     runs:dict,           # codebook size -> `Setting`
     margin:float=0.01,   # in SSIM skill
@@ -138,7 +138,7 @@ def needed_vocabulary(
     return dict(needed=int(sizes[index[0]]), low=int(low), high=int(high), sizes=sizes.tolist(),
                 shares=(np.bincount(index[1:], minlength=len(sizes)) / len(index[1:])).tolist(), seeds=min(len(runs[K].results) for K in sizes))
 
-
+# %% ../nbs/13_results.ipynb #4f548e52
 def vocabulary_verdict(
     claim:int,   # codes that are said to be needed
     found:dict,  # from `needed_vocabulary`

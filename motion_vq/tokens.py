@@ -106,7 +106,7 @@ def _cut(r, layout, up, guess):    # yields (windows, frames, 19, 2|3) float64, 
 # %% ../nbs/12_tokens.ipynb #e172daa8
 def _one_box(r, layout, up, guess):    # the placement of the whole recording, (1, 1 + 2|3)
     ends = np.array([(w.min((0, 1, 2)), w.max((0, 1, 2))) for w in _cut(r, layout, up, guess)])
-    return placements(ends.reshape(1, -1, 1, ends.shape[-1]), layout.size)
+    return placements(ends[None], layout.size)
 
 
 def _placed(r, layout, up, guess, share):    # yields (windows, 1 + 2|3) placements and (windows, frames, 19, 2|3) float32 in pixels; share: one box
@@ -149,12 +149,9 @@ def window_maps(
     return model.decode(indices[None])[0].clamp(0, 1).transpose(0, 1).cpu().numpy()
 
 # %% ../nbs/12_tokens.ipynb #7b07062e
-def _on_device(model, tokens): return torch.from_numpy(tokens.indices).to(_device(model))
-
-
 def _stretches(model, tokens, layout, progress):    # yields (first, last, (last - first, or one more, 19, 2|3) float64 upright) at the model's rate
     n, frames, hop, made = len(tokens.indices), layout.frames_of(tokens.frames, tokens.fps), layout.hop, {}
-    indices = _on_device(model, tokens)
+    indices = torch.from_numpy(tokens.indices).to(_device(model))
     with tqdm(total=n, desc="decode", unit="window", disable=not progress) as bar:
         for i in range(0, n, AT_ONCE):
             low, high, end = max(0, i - 1), min(n, i + AT_ONCE + 1), min(n, i + AT_ONCE)
@@ -175,16 +172,15 @@ def _pieces(stretches, tokens, layout, skeleton):    # yields (frames, K, 2|3) f
 # %% ../nbs/12_tokens.ipynb #b4b709c7
 def _drawn(model, tokens, layout, side, progress):    # yields (1|3, frames, side, side)
     ends = np.array([(x.min((0, 1)), x.max((0, 1))) for _, _, x in _stretches(model, tokens, layout, False)])
-    dims = ends.shape[-1]
-    scale, centre = fit_params(ends.reshape(-1, 1, dims), side)
+    scale, centre = fit_params(ends, side)
     for first, last, x in _stretches(model, tokens, layout, progress):
         pixels = (scale * (x[:last - first] - centre) + (side - 1) / 2).astype(np.float32)
-        for i in range(0, len(pixels), 256): yield torch.as_tensor(render(pixels[i:i + 256], side, kind="triplane" if dims == 3 else "2d"))
+        for i in range(0, len(pixels), 256): yield torch.as_tensor(render(pixels[i:i + 256], side, kind="triplane" if len(centre) == 3 else "2d"))
 
 
 def _painted(model, tokens, layout, progress):    # yields (1|3, frames, size, size)
     n, hop, step, before = len(tokens.indices), layout.hop, max(1, AT_ONCE // 8), []    # pictures are large
-    indices, frames = _on_device(model, tokens), layout.frames_of(tokens.frames, tokens.fps)
+    indices, frames = torch.from_numpy(tokens.indices).to(_device(model)), layout.frames_of(tokens.frames, tokens.fps)
     with tqdm(total=n, desc="decode", unit="window", disable=not progress) as bar:
         for i in range(0, n, step):
             made = before + [window_maps(model, window) for window in indices[i:i + step]]
@@ -206,7 +202,7 @@ def _check(it, tokens):    # that a tokenizer can decode them
         raise DataError(f"{tokens.name}: tokens lie in [{tokens.indices.min()}, {tokens.indices.max()}], the vocabulary in [0, {tokens.codebook_size - 1}]")
 
 # %% ../nbs/12_tokens.ipynb #96d840e6
-class _Trained:    # a part of `Tokenizer`
+class _Named:    # a part of `Tokenizer`
     def __init__(self,
         model,               # a trained `VQGAN` or `DVAE`, or a `MotionCodec`
         fps:float=30.0,      # frames a second that it was trained on
@@ -226,15 +222,19 @@ class _Trained:    # a part of `Tokenizer`
         self.model_id = digest(model.state_dict())[:16]
 
     @property
-    def prior(self)->np.ndarray:  # (f h w, K) probabilities, or None
-        "How frequent each code of each place was in training, where the model knows: what its tokens can be coded with."
-        return 2.0**-self.model.bits.double().cpu().numpy() if isinstance(self.model, MotionCodec) else None
-
-    @property
     def layout(self)->Layout:
         "How windows lie."
         return Layout(self.fps, self.frames, self.overlap, self.size)
 
+    def frames_of(self,
+        frames:int,   # of a recording
+        fps:float,    # its frames a second
+    )->int:
+        "How many frames the recording has at the model's rate."
+        return self.layout.frames_of(frames, fps)
+
+# %% ../nbs/12_tokens.ipynb #f7c4ba16
+class _Trained(_Named):    # a part of `Tokenizer`
     @classmethod
     def from_run(cls,
         folder,              # of a run of `train`
@@ -246,12 +246,10 @@ class _Trained:    # a part of `Tokenizer`
         model, said = load_model(path), read_json(path, CheckpointError)
         return cls(model.to(device), fps, frames=said["config"]["frames"], size=said["config"]["size"], name=said["name"])
 
-    def frames_of(self,
-        frames:int,   # of a recording
-        fps:float,    # its frames a second
-    )->int:
-        "How many frames the recording has at the model's rate."
-        return self.layout.frames_of(frames, fps)
+    @property
+    def prior(self)->np.ndarray:  # (f h w, K) probabilities, or None
+        "How frequent each code of each place was in training, where the model knows: what its tokens can be coded with."
+        return 2.0**-self.model.bits.double().cpu().numpy() if isinstance(self.model, MotionCodec) else None
 
 # %% ../nbs/12_tokens.ipynb #a81f2025
 class _Encodes(_Trained):    # a part of `Tokenizer`

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAIN_PRESETS', 'MODELS', 'TrainConfig', 'train_preset', 'lr_at', 'foreground_at', 'resolve_precision', 'autocast',
-           'optimisers', 'Trainer', 'seconds_per_step']
+           'optimisers', 'opponent', 'Trainer', 'seconds_per_step']
 
 # %% ../nbs/11_trainer.ipynb #648b1c81
 import time
@@ -131,6 +131,18 @@ def optimisers(
     adamw = torch.optim.AdamW(others, config.lr, config.betas, weight_decay=config.weight_decay, fused=True)
     return adamw, Muon(by_muon, config.lr, weight_decay=config.weight_decay) if by_muon else None
 
+# %% ../nbs/11_trainer.ipynb #dee194ac
+def opponent(
+    name:str,             # as in `MODELS`
+    model:ModelConfig,
+    config:TrainConfig,
+    device:str="cpu",     # where to train
+)->tuple:                 # an `Adversary` and its AdamW, or None and None
+    "The adversary of a training and its optimiser, if there is one."
+    if name != "vqgan" or not config.gan_weight: return None, None
+    adversary = Adversary(model, config.gan_weight, config.gan_cap, config.matching, config.lecam).to(device)
+    return adversary, torch.optim.AdamW(adversary.parameters(), config.gan_lr, (0.5, 0.9), weight_decay=0.0)
+
 # %% ../nbs/11_trainer.ipynb #f477350e
 def _check_fit(name, model, config):
     "Raise a `ConfigError` if clips of this training do not fit the model."
@@ -144,6 +156,9 @@ def _check_fit(name, model, config):
                           f"{config.frames} of {config.size}: set frames and size of the model to these")
 
 # %% ../nbs/11_trainer.ipynb #a07ce52c
+def _seed(*numbers): torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
+
+# %% ../nbs/11_trainer.ipynb #f5a0918d
 class _State:
     "What a run is made of, and the step that it has reached."
     def __init__(self,
@@ -155,26 +170,20 @@ class _State:
         _check_fit(name, model, config)
         self.name, self.config, self.device, self.step = one_of(name, MODELS, "model"), config, device, 0
         self.precision = resolve_precision(config.precision, device)
-        self._seed(0)
-        on_gpu = torch.device(device).type == "cuda"  # whose convolutions want channels last; the CPU's group norm does not
+        _seed(config.seed, 0)
+        on_gpu = torch.device(device).type == "cuda"
         self.model = MODELS[name](model).to(device, memory_format=torch.channels_last_3d if on_gpu else torch.contiguous_format)
         self.opt, self.muon = optimisers(self.model, config)
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average)) if config.average else None
-        self.adversary = self.gan_opt = None
-        if name == "vqgan" and config.gan_weight:
-            self.adversary = Adversary(model, config.gan_weight, config.gan_cap, config.matching, config.lecam).to(device)
-            self.gan_opt = torch.optim.AdamW(self.adversary.parameters(), config.gan_lr, (0.5, 0.9), weight_decay=0.0)
+        self.adversary, self.gan_opt = opponent(name, model, config, device)
 
     def start(self,
         clips,  # training `Clips`
     ):
         "What a model may want to know of the data before its first step: see `TokenModel.start`."
-        self._seed(0)
+        _seed(self.config.seed, 0)
         if self.model.motion: self.model.start(torch.from_numpy(clips.draw(np.random.default_rng([self.config.seed]), 8000)))
         from_first(*self.model.state_dict().values())
-
-    def _seed(self, *numbers):
-        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, *numbers]).generate_state(1)[0]))
 
     @property
     def tokenizer(self):  # VQGAN or DVAE
@@ -214,7 +223,7 @@ class Trainer(_State):
     )->dict:       # the step's losses, as tensors
         "One step of the generator, and one of the adversary once it has begun."
         c, progress = self.config, self.step / self.config.steps
-        self._seed(self.step + 1, rank())
+        _seed(c.seed, self.step + 1, rank())
         self.model.train().anneal(progress)
         opts = [opt for opt in (self.opt, self.muon) if opt is not None]
         for opt in opts: opt.param_groups[0]["lr"] = c.lr * lr_at(self.step, c)

@@ -52,7 +52,7 @@ def evaluate(
         scores.update(target, pred, sequences=[clips.windows[j].sequence for j in part], indices=indices, q_loss=error)
     return scores
 
-
+# %% ../nbs/11_training.ipynb #0b006c00
 def predictor(
     model,                     # VQGAN or DVAE
     precision:str="float32",   # "float32" or "bfloat16"
@@ -130,6 +130,47 @@ def _evaluate_and_save(trainer, validation, out, about, best):
     return best
 
 # %% ../nbs/11_training.ipynb #8228c190
+def _log(step, losses, seconds, out):
+    "Append a line of losses, averaged over the processes; return the reconstruction's, which must be finite."
+    values = torch.stack([v.float() for v in losses.values()])
+    mean(values)
+    line = dict(zip(losses, values.tolist()))
+    if not np.isfinite(line["rec"]):
+        raise DataError(f"{out}: the loss is {line['rec']} at step {step}: "
+                        "lower the learning rate; the last checkpoint is whole")
+    if rank() == 0: append_line(out/"log.jsonl", dict(step=step, **line, seconds_per_step=seconds))
+    return line["rec"]
+
+# %% ../nbs/11_training.ipynb #0eff74cd
+def _place(config, device, workers):
+    "Where a run is trained, and how it is shared out."
+    return dict(world=world(), batch=config.batch, share=len(share(config.batch, rank(), world())), device=device,
+                workers=workers, threads=torch.get_num_threads())
+
+
+def _begin_log(trainer, out, place):
+    "Write down that a process starts, or goes on, if there is anything to do."
+    if rank() or trainer.step >= trainer.config.steps: return
+    _tidy(out, trainer.step)
+    append_line(out/"log.jsonl", dict(step=trainer.step, start=dict(pid=os.getpid(), steps=trainer.config.steps, **place)))
+
+# %% ../nbs/11_training.ipynb #0c82b45a
+def _milestone(trainer, validation, out, about, best):
+    "Judge and save, rank 0 for all; return the best skill so far."
+    trainer.check_alike()
+    if rank() == 0: best = _evaluate_and_save(trainer, validation, out, about, best)
+    wait()
+    return best
+
+
+def _stop(trainer, out, about, best):
+    "Save where the run was interrupted, and pass the interrupt on."
+    trainer.check_alike()
+    if rank() == 0: save_checkpoint(out, "last", pack(**trainer.parts), dict(about, step=trainer.step, best=best))
+    wait()
+    raise KeyboardInterrupt
+
+# %% ../nbs/11_training.ipynb #f29a2b42
 def train(
     name:str,             # "vqgan" or "dvae"
     model:ModelConfig,
@@ -144,50 +185,28 @@ def train(
     "Train, or go on with training, until `config.steps`; everything is on disk as it goes."
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    place = dict(world=world(), batch=config.batch, share=len(share(config.batch, rank(), world())), device=device,
-                 workers=workers, threads=torch.get_num_threads())
+    place = _place(config, device, workers)
     trainer = Trainer(name, model, config, device)
     asked = dict(name=name, model=asdict(model), config=asdict(config), precision=trainer.precision, world=world())
+    about = dict(asked, place=place)
     with only_writer(out), holding_interrupts() as interrupted:
         best = _resume(trainer, out, asked)
         if trainer.step == 0: trainer.start(clips)
         trainer.check_alike()
         began, first, parent, stop = time.perf_counter(), trainer.step, os.getppid(), False
-        steps, about = range(first, config.steps), dict(asked, place=place)
-        if rank() == 0 and steps:
-            _tidy(out, first)
-            append_line(out/"log.jsonl", dict(step=first, start=dict(pid=os.getpid(), steps=config.steps, **place)))
+        _begin_log(trainer, out, place)
         with tqdm(total=config.steps, initial=first, desc=name, disable=not progress or rank() > 0, file=sys.stdout, mininterval=5) as bar:
-            for drawn in batches(clips, config.seed, steps, config.batch, device, rank(), world(), workers):
+            for drawn in batches(clips, config.seed, range(first, config.steps), config.batch, device, rank(), world(), workers):
                 losses = trainer.train_step(*drawn)
                 bar.update()
                 done = trainer.step == config.steps
                 if trainer.step % config.log_every == 0 or done:
                     seconds = (time.perf_counter() - began) / (trainer.step - first)
                     bar.set_postfix(loss=f"{_log(trainer.step, losses, seconds, out):.4f}", refresh=False)
-                if trainer.step % config.eval_every == 0 or done:
-                    trainer.check_alike()
-                    if rank() == 0: best = _evaluate_and_save(trainer, validation, out, about, best)
-                    wait()
+                if trainer.step % config.eval_every == 0 or done: best = _milestone(trainer, validation, out, about, best)
                 if stop := any_of_us(interrupted or (world() > 1 and os.getppid() != parent)): break
-        if stop:
-            trainer.check_alike()
-            if rank() == 0: save_checkpoint(out, "last", pack(**trainer.parts), dict(about, step=trainer.step, best=best))
-            wait()
-            raise KeyboardInterrupt
+        if stop: _stop(trainer, out, about, best)
     return trainer
-
-
-def _log(step, losses, seconds, out):
-    "Append a line of losses, averaged over the processes; return the reconstruction's, which must be finite."
-    values = torch.stack([v.float() for v in losses.values()])
-    mean(values)
-    line = dict(zip(losses, values.tolist()))
-    if not np.isfinite(line["rec"]):
-        raise DataError(f"{out}: the loss is {line['rec']} at step {step}: "
-                        "lower the learning rate; the last checkpoint is whole")
-    if rank() == 0: append_line(out/"log.jsonl", dict(step=step, **line, seconds_per_step=seconds))
-    return line["rec"]
 
 # %% ../nbs/11_training.ipynb #26fc679b
 def load_model(
@@ -224,7 +243,7 @@ class Run:
         state = "running" if self.running else "finished" if self.saved == self.steps else "stopped: the same call goes on"
         return f"step {self.step} of {self.steps}, saved at {self.saved}, {state}"
 
-
+# %% ../nbs/11_training.ipynb #b9665170
 def attach(
     out,     # folder of a run
 )->Run:      # as it is now; call again for news
@@ -245,11 +264,7 @@ def _is_held(path):
     except Locked: return True
 
 # %% ../nbs/11_training.ipynb #b12af857
-def main(
-    argv=None,  # list of str; without it, the arguments of the process
-    prog:str="python -m motion_vq.training",    # what was typed, for the help
-)->int:         # 0: trained; 1: an error, which is named; 2: asked for something wrong; 130: interrupted
-    "Train a preset, or go on with it."
+def _arguments(argv, prog):
     parser = argparse.ArgumentParser(prog, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Train a tokenizer. The same command goes on after Ctrl-C, a crash or a full disk, to the same bits.",
         epilog=f"examples:\n  {prog} --data data/panoptic --kind 2d --out runs/2d\n"
@@ -265,8 +280,14 @@ def main(
         parser.add_argument(f"--{flag}", type=int, metavar="N", help=f"{text} (default: the preset's)")
     parser.add_argument("--workers", type=int, metavar="N", default=0, help="processes that draw clips ahead (default: 0)")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default: auto)")
-    args = parser.parse_args(argv)
-    return exit_status(lambda: _train_as_asked(args), "the same command goes on")
+    return parser.parse_args(argv)
+
+# %% ../nbs/11_training.ipynb #8cfeb71e
+def _same_windows(path, manifest):
+    "The windows of a run stay those of its first start, and are the same in every process."
+    check_alike(manifest["sha256"], "the windows")
+    if path.exists(): check_manifest(path, manifest)
+    elif rank() == 0: write_json(path, manifest)
 
 
 def _train_as_asked(args):
@@ -278,12 +299,14 @@ def _train_as_asked(args):
         train(args.name, model, config, clips, validation, args.out, device, workers=args.workers)
     return 0
 
-
-def _same_windows(path, manifest):
-    "The windows of a run stay those of its first start, and are the same in every process."
-    check_alike(manifest["sha256"], "the windows")
-    if path.exists(): check_manifest(path, manifest)
-    elif rank() == 0: write_json(path, manifest)
+# %% ../nbs/11_training.ipynb #513eb89d
+def main(
+    argv=None,  # list of str; without it, the arguments of the process
+    prog:str="python -m motion_vq.training",    # what was typed, for the help
+)->int:         # 0: trained; 1: an error, which is named; 2: asked for something wrong; 130: interrupted
+    "Train a preset, or go on with it."
+    args = _arguments(argv, prog)
+    return exit_status(lambda: _train_as_asked(args), "the same command goes on")
 
 # %% ../nbs/11_training.ipynb #a6ea76fc
 if __name__ == "__main__" and __spec__: sys.exit(main())    # `python -m`, not a notebook

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from motion_vq import sweeps
+from motion_vq.core import sha256_file
 from motion_vq.frame_errors import FOREGROUND
 
 ROOT = Path(__file__).parents[1]
@@ -164,7 +165,7 @@ def published(tmp_path):
         folder = tmp_path/"sweep"/"points"/PUBLISH["point_id"](point)
         PUBLISH["write_json"](folder/"parameters.json", point)
         PUBLISH["write_json"](folder/"out"/"result.json", dict(rows=[dict(model="a")], data="toy", data_sha256="0" * 64, version="1"))
-        PUBLISH["write_json"](folder/"status.json", dict(state="done", seconds=1.0, sha256=sweeps.sha256_file(folder/"out"/"result.json")))
+        PUBLISH["write_json"](folder/"status.json", dict(state="done", seconds=1.0, sha256=sha256_file(folder/"out"/"result.json")))
     PUBLISH["publish"](tmp_path/"sweep", tmp_path/"toy", "0" * 40, "one core of a test")
     return tmp_path/"toy"
 
@@ -174,7 +175,7 @@ def edited(file, old, new, resign=False):
         path = sorted(folder.rglob(file))[0]
         path.write_text(path.read_text().replace(old, new))
         status = path.parents[1]/"status.json"
-        if resign: status.write_text(json.dumps(dict(state="done", seconds=1.0, sha256=sweeps.sha256_file(path))))
+        if resign: status.write_text(json.dumps(dict(state="done", seconds=1.0, sha256=sha256_file(path))))
     return damage
 
 

@@ -24,7 +24,8 @@ from hypothesis import strategies as st
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from motion_vq import grid, sweeps
-from motion_vq.core import ConfigError, DataError
+from motion_vq.core import ConfigError, DataError, sha256_file
+from motion_vq.points import _fault, state
 
 ROOT = Path(__file__).parents[1]
 SOON = 120    # seconds, for what takes a few on an idle machine
@@ -119,7 +120,7 @@ def test_stopped_and_killed_it_goes_on_without_repeating_what_is_finished(place,
     assert stopped.stdout.readline().startswith("0 of 4") and "1 of 4  i 0: square 0, " in stopped.stdout.readline()
     end(stopped, signal.SIGINT, children=4)
     assert stopped.returncode == 130 and "interrupted" in stopped.stderr.read()
-    assert [sweeps.state(f)["state"] for f, _ in sweeps._points(place/"out")] == ["done", "open", "open", "open"]
+    assert [state(f)["state"] for f, _ in sweeps._points(place/"out")] == ["done", "open", "open", "open"]
 
     (place/"open").write_text("0 1")
     killed = driver(place, "--workers", 2, count=4)
@@ -143,7 +144,7 @@ def test_killed_at_random_moments_it_ends_with_each_point_once(place):
     seed, out = time.time_ns(), place/"out"
     rng, finished = random.Random(seed), {}
     files = lambda: sum(p.is_file() for p in out.rglob("*"))
-    done = lambda: {point["parameters"]["i"] for folder, point in (sweeps._points(out) if (out/"points").exists() else []) if sweeps.state(folder)["state"] == "done"}
+    done = lambda: {point["parameters"]["i"] for folder, point in (sweeps._points(out) if (out/"points").exists() else []) if state(folder)["state"] == "done"}
     for _ in range(3):
         killed, moment = driver(place, "--workers", 2, count=8), files() + rng.randint(1, 8)
         until(lambda: files() >= moment, killed)
@@ -169,7 +170,7 @@ def test_a_point_that_fails_leaves_the_others_alone_and_is_run_again(place, caps
     assert sweeps.main(["run", str(file), "--out", str(out), "--workers", "2"]) == 1
     said = capsys.readouterr()
     assert said.err.startswith("3 of 4 points are not done") and said.out.count("FAILED") == 3
-    states = [sweeps.state(folder) for folder in folders]
+    states = [state(folder) for folder in folders]
     assert [s["state"] for s in states] == ["done", "failed", "failed", "failed"]
     for s, reason in zip(states[1:], ("RuntimeError: no luck", "Kernel died", "no such file")): assert reason in s["reason"]
     executed = nbformat.read(folders[1]/"toy.ipynb", 4)
@@ -380,7 +381,7 @@ def put(out, parameters, rows, version="1", damage=None):
     (folder/"out").mkdir(parents=True)
     (folder/"parameters.json").write_text(json.dumps(point))
     (folder/"out"/"result.json").write_text(json.dumps(dict(rows=rows)))
-    (folder/"status.json").write_text(json.dumps(dict(state="done", seconds=2.0, sha256=sweeps.sha256_file(folder/"out"/"result.json"))))
+    (folder/"status.json").write_text(json.dumps(dict(state="done", seconds=2.0, sha256=sha256_file(folder/"out"/"result.json"))))
     if damage: damage(folder)
     return folder
 
@@ -416,7 +417,7 @@ def test_a_table_has_a_row_for_each_point_and_model(tmp_path, capsys):
 ])
 def test_a_point_is_done_when_its_status_and_the_digest_say_so(tmp_path, capsys, damage, expected):
     folder = put(tmp_path, dict(seed=1), [dict(model="a")], damage=damage)
-    assert sweeps.state(folder)["state"] == expected
+    assert state(folder)["state"] == expected
     assert len(sweeps.rows(tmp_path)) == (expected == "done")
     assert sweeps.main(["table", str(tmp_path)]) == 0
     assert (f"{folder.name}: {expected}" in capsys.readouterr().err) == (expected != "done")
@@ -444,9 +445,9 @@ def test_a_folder_of_another_version_is_refused_and_left_alone(toy, tmp_path, ca
 @pytest.mark.parametrize("text", ["", "{", '{"rows": [{"model": "a"}', "[]", '{"rows": {}}', '{"rows": []}', '{"rows": [1]}', '{"rows": [{"x": NaN}]}'])
 def test_a_result_that_is_cut_short_or_empty_has_a_fault(tmp_path, text):
     (tmp_path/"result.json").write_text(text)
-    assert "result.json" in sweeps._fault(tmp_path/"result.json")
+    assert "result.json" in _fault(tmp_path/"result.json")
     (tmp_path/"result.json").write_text('{"rows": [{"model": "a"}]}')
-    assert sweeps._fault(tmp_path/"result.json") is None
+    assert _fault(tmp_path/"result.json") is None
 
 
 def test_a_folder_that_cannot_be_written_is_named(toy):
