@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -65,7 +66,8 @@ def run_report(
     import papermill
     literally = lambda path: str(path).replace("{", "{{").replace("}", "}}")    # papermill fills parameters into paths
     quiet = ["--IPKernelApp.log_level=40"]                                      # the kernel warns of TCP on this machine
-    with replacing(target) as part:
+    with replacing(target) as part, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The specified file")    # papermill of a name that does not end in .ipynb yet
         shutil.copy(source, part)
         try: papermill.execute_notebook(literally(source), literally(part), parameters, kernel_name="python3", cwd=cwd,
                                         progress_bar=False, extra_arguments=quiet)

@@ -117,6 +117,7 @@ def test_a_model_is_judged_on_recordings_and_on_windows(here):
     assert windows["windows"] == windows["clips"] > 0 and 0 < windows["ssim"] < 1
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_a_report_is_executed_with_what_was_set(tmp_path, monkeypatch):
     import nbformat
     v4 = nbformat.v4
