@@ -83,14 +83,16 @@ def film(
     times = np.linspace(0, F - 1, min(frames, F)).round().astype(int)
     side, n = (1.0 if C == 1 else 0.55), len(times)
     fig = plt.figure(figsize=(side * C * n * W / H + 0.9, side * len(rows) + 0.35), layout="constrained")
-    for c, part in enumerate(fig.subfigures(1, C, squeeze=False, wspace=0.02)[0]):
-        axes = part.subplots(len(rows), n, squeeze=False, gridspec_kw=dict(wspace=0.03, hspace=0.03))
-        for line, (label, clip, look) in zip(axes, rows):
-            for ax, t in zip(line, times):
-                ax.imshow(clip[c, t], **look); ax.set(xticks=[], yticks=[]); ax.spines[:].set_visible(False)
-            if c == 0: line[0].set_ylabel(label, rotation=0, ha="right", va="center")
-        for ax, t in zip(axes[0], times): ax.set_title(str(t), fontsize=6)
-        if views is not None: part.suptitle(views[c], fontsize=8)
+    apart = [*[1] * n, 0.25]    # the frames of a view, and the gap behind them
+    axes = fig.subplots(len(rows), (n + 1) * C - 1, squeeze=False, gridspec_kw=dict(wspace=0.03, hspace=0.03, width_ratios=(apart * C)[:-1]))
+    for line, (label, clip, look) in zip(axes, rows):
+        for ax in line: ax.axis("off")
+        for c in range(C):
+            for ax, t in zip(line[(n + 1) * c:], times): ax.imshow(clip[c, t], **look)
+        line[0].text(-0.06, 0.5, label, ha="right", va="center", transform=line[0].transAxes)
+    for c in range(C):
+        for i, (ax, t) in enumerate(zip(axes[0, (n + 1) * c:], times)):
+            ax.set_title(f"{views[c]}\n{t}" if views is not None and i == 0 else str(t), fontsize=6)
     return fig
 
 # %% ../nbs/14_plots.ipynb #287fa7cd
