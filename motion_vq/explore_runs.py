@@ -174,8 +174,8 @@ class _Points:
     def read(self):
         rows = sweep_rows(self.folder)
         if not rows: raise DataError(f"{self.folder}: none of its points is done: run the sweep")
-        if not scores(rows): raise DataError(f"{self.folder}: no number is in all of its results: nothing to put on an axis")
-        self.rows, self.axes = rows, scores(rows)
+        if not (axes := scores(rows)): raise DataError(f"{self.folder}: no number is in all of its results: nothing to put on an axis")
+        self.rows, self.axes = rows, axes
         given = varying([point["parameters"] for _, point in _points(self.folder)])
         self.names = given | varying(rows) | given    # parameters first, and with the values of points that are not done
 

@@ -117,6 +117,7 @@ def _placed(r, layout, up, guess, share):    # yields (windows, 1 + 2|3) placeme
 
 # %% ../nbs/12_tokens.ipynb #aa843f35
 def _device(model): return next(iter(model.state_dict().values())).device
+def _on_device(model, tokens): return torch.from_numpy(tokens.indices).to(_device(model))
 
 
 @torch.no_grad()
@@ -151,7 +152,7 @@ def window_maps(
 # %% ../nbs/12_tokens.ipynb #7b07062e
 def _stretches(model, tokens, layout, progress):    # yields (first, last, (last - first, or one more, 19, 2|3) float64 upright) at the model's rate
     n, frames, hop, made = len(tokens.indices), layout.frames_of(tokens.frames, tokens.fps), layout.hop, {}
-    indices = torch.from_numpy(tokens.indices).to(_device(model))
+    indices = _on_device(model, tokens)
     with tqdm(total=n, desc="decode", unit="window", disable=not progress) as bar:
         for i in range(0, n, AT_ONCE):
             low, high, end = max(0, i - 1), min(n, i + AT_ONCE + 1), min(n, i + AT_ONCE)
@@ -180,7 +181,7 @@ def _drawn(model, tokens, layout, side, progress):    # yields (1|3, frames, sid
 
 def _painted(model, tokens, layout, progress):    # yields (1|3, frames, size, size)
     n, hop, step, before = len(tokens.indices), layout.hop, max(1, AT_ONCE // 8), []    # pictures are large
-    indices, frames = torch.from_numpy(tokens.indices).to(_device(model)), layout.frames_of(tokens.frames, tokens.fps)
+    indices, frames = _on_device(model, tokens), layout.frames_of(tokens.frames, tokens.fps)
     with tqdm(total=n, desc="decode", unit="window", disable=not progress) as bar:
         for i in range(0, n, step):
             made = before + [window_maps(model, window) for window in indices[i:i + step]]

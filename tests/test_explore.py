@@ -225,6 +225,13 @@ def test_a_clicked_token_is_replaced_and_comes_back(runs, people):
     assert sorted(visited) == places and visited[-1] == [0, 22] and len(places) > 1, "once around"
 
 
+def test_a_small_vocabulary_offers_no_more_than_it_has(tmp_path, people):
+    clips, validation, _ = load_clips(people, "2d", 16, 32, cache=None)
+    train("vqgan", preset("smoke", codebook_size=3), train_preset("smoke", steps=1, eval_every=1, batch=2), clips, validation, tmp_path/"vqgan", progress=False)
+    near = explore_tokens(tmp_path, people, most=2).parts["near"]
+    assert [b.disabled for b in near] == [False, False, True, True, True] and [b.description for b in near[2:]] == [""] * 3
+
+
 def test_a_run_is_read_while_it_goes_on(tmp_path):
     with pytest.raises(DataError, match="no run has begun"): explore_run(tmp_path)
     log = tmp_path/"a"/"log.jsonl"
@@ -262,6 +269,11 @@ def test_a_sweep_is_filtered_and_a_report_opened(tmp_path):
     with pytest.raises(DataError, match="none of its points is done"):
         (tmp_path/"empty"/"points").mkdir(parents=True)
         explore_sweep(tmp_path/"empty")
+    words = write_sweep(tmp_path/"words")
+    for place in (words/"points").iterdir():    # results without a number
+        write_json(place/"out"/"result.json", dict(rows=[dict(said="well")]))
+        write_json(place/"status.json", dict(state="done", seconds=1.5, sha256=sha256_file(place/"out"/"result.json")))
+    with pytest.raises(DataError, match="no number is in all of its results"): explore_sweep(words)
     explorer = explore_sweep(write_sweep(tmp_path/"sweep"))
     c = explorer.controls
     assert (c["x"].value, c["y"].value) == ("bits_per_second", "ssim_skill") and explorer.words.value.count("<tr") == 1 + 3
