@@ -1,7 +1,9 @@
-"""`python -m benchmarks [NAME ...] [--long] [--out FILE.json]`: run the benchmarks, all or those named, print a table, keep it as JSON."""
+"""`python -m benchmarks [NAME ...] [--long | --gpu] [--out FILE.json]`: run the benchmarks, all or those named, print a table, keep it as JSON."""
 import argparse
 import importlib
 from pathlib import Path
+
+import torch
 
 from benchmarks.core import machine
 from motion_vq.core import write_json
@@ -31,17 +33,21 @@ def table(rows):
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; none means all")
-    parser.add_argument("--long", action="store_true", help="the rows that take minutes, too")
-    parser.add_argument("--out", default="_runs/benchmarks.json", help="where to write the figures (default: %(default)s)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--long", action="store_true", help="the rows that take minutes, too")
+    which.add_argument("--gpu", action="store_true", help="the rows of a graphics card, and no others")
+    parser.add_argument("--out", help="where to write the figures (default: _runs/benchmarks.json, with --gpu _runs/benchmarks-gpu.json)")
     args = parser.parse_args()
     if unknown := set(args.names) - set(NAMES): parser.error(f"unknown {', '.join(sorted(unknown))}: choose of {', '.join(NAMES)}")
     chosen = [importlib.import_module(f"benchmarks.bench_{name}") for name in args.names or NAMES]
-    rows = [row for module in chosen for row in module.run()]
-    if args.long: rows += [row for module in chosen if hasattr(module, "long") for row in module.long()]
+    if args.gpu and not torch.cuda.is_available(): parser.error("no GPU is at hand: leave out --gpu")
+    parts = ["gpu"] if args.gpu else ["run", "long"] if args.long else ["run"]
+    rows = [row for part in parts for module in chosen if hasattr(module, part) for row in getattr(module, part)()]
     facts = machine()
     print(table(rows), "", ", ".join(f"{k} {v}" for k, v in facts.items()), sep="\n")
-    write_json(args.out, dict(machine=facts, rows=rows))
-    print(args.out)
+    out = args.out or f"_runs/benchmarks{'-gpu' if args.gpu else ''}.json"
+    write_json(out, dict(machine=facts, rows=rows))
+    print(out)
 
 
 if __name__ == "__main__": main()

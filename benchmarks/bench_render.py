@@ -50,7 +50,7 @@ def triplanes(frames, size, repeats, some):
 def as_on_other_devices(joints, size):
     "The maps of `clip_maps(joints, \"2d\", size)` by the tensor code that GPUs run, on this CPU."
     points, peaks = torch.from_numpy(joints[:, 0]).double(), torch.ones(joints[:, 0].shape[:-1], dtype=torch.float64)
-    maps = heatmaps._scatter(points, peaks, LIMBS, VIEWS["2d"], len(LIMBS), size, 0.75)
+    maps = heatmaps._scatter(points, peaks, LIMBS, VIEWS["2d"], len(LIMBS), size, 0.75, torch.device("cpu"))
     maps = maps.reshape(len(joints), len(LIMBS), joints.shape[2], size, size)
     return maps, maps.amax(1, keepdim=True)
 
@@ -65,18 +65,21 @@ def training(clips, frames, size, repeats):
                "reference: the tensor code of other devices, on this CPU", write_s=written, bytes=4 * clips * (len(LIMBS) + 1) * frames * size**2)
 
 
-def on_gpu(clips, frames, size, repeats):
+def beside_a_copy(clips, frames, size, repeats):
     "A batch of tri-planes drawn on the GPU, beside copying such a batch there."
-    name = f"GPU, tri-planes, {clips} x {frames} x {size} x {size}"
-    if not torch.cuda.is_available(): return row(name, float("nan"), float("nan"), ">= 1", "no GPU")
     joints = torch.from_numpy(people(clips, frames, size))
     batch = torch.zeros(clips, 3, frames, size, size).pin_memory()
     ours, copied = time_best(lambda: render(joints, size, kind="triplane", device="cuda"),
                              lambda: batch.to("cuda", non_blocking=True), repeats=repeats, wait=torch.cuda.synchronize)
-    return row(name, ours, copied, ">= 1", "reference: the copy of such a batch to the GPU, from page-locked memory")
+    return row(f"GPU, tri-planes, {clips} x {frames} x {size} x {size}", ours, copied, ">= 1",
+               "reference: the copy of such a batch to the GPU, from page-locked memory", bytes=batch.nbytes)
 
 
-def run(size=128, frames=64, some=4, batch=(16, 16, 32), gpu_clips=64, repeats=10):
+def run(size=128, frames=64, some=4, batch=(16, 16, 32), repeats=10):
     "All rows; smaller numbers make a quick run."
-    return [planes(frames, size, repeats), *triplanes(frames, size, repeats, some), training(*batch, repeats),
-            on_gpu(gpu_clips, frames, size, repeats)]
+    return [planes(frames, size, repeats), *triplanes(frames, size, repeats, some), training(*batch, repeats)]
+
+
+def gpu(clips=64, frames=64, size=128, repeats=10):
+    "The row of a graphics card."
+    return [beside_a_copy(clips, frames, size, repeats)]

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.core import ROOT, row, time_best
-from motion_vq.blocks import ResBlock, SelfAttention, Upsample
+from motion_vq.blocks import GroupNorm, PixelConv, ResBlock, SelfAttention, Upsample
 from motion_vq.networks import preset
 from motion_vq.trainer import Trainer, train_preset
 
@@ -42,7 +42,7 @@ class PlainUpsample(Upsample):
     def forward(self, x): return F.conv3d(F.interpolate(x, scale_factor=2.0), self.conv.weight, self.conv.bias, padding=1)
 
 
-PLAIN = {ResBlock: PlainBlock, SelfAttention: PlainAttention, Upsample: PlainUpsample}
+PLAIN = {ResBlock: PlainBlock, SelfAttention: PlainAttention, Upsample: PlainUpsample, GroupNorm: nn.GroupNorm, PixelConv: nn.Conv3d}
 
 
 def plain(network):
@@ -85,9 +85,9 @@ def trainer(frames, size, precision="float32", device="cpu", **changes):
     return Trainer("vqgan", preset("paper", **changes), config, device)
 
 
-def clip(frames, size):
-    "A clip of one camera: what the model is given, and its target."
-    x = torch.rand(1, 17, frames, size, size, generator=torch.Generator().manual_seed(0)) ** 8
+def clips(batch, frames, size):
+    "Clips of one camera: what the model is given, and its target."
+    x = torch.rand(batch, 17, frames, size, size, generator=torch.Generator().manual_seed(0)) ** 8
     return x, x.amax(1, keepdim=True)
 
 
@@ -158,17 +158,17 @@ class Traffic(TorchDispatchMode):
         return out
 
 
-def steps(frames, size, repeats, device="cpu", precision="float32", **changes):
+def steps(frames, size, repeats, device="cpu", precision="float32", batch=1, **changes):
     "Our step beside the loop in the authors' manner, and beside one that spares itself the second way back."
     ours = trainer(frames, size, precision, device, **changes)
-    loops, (x, target) = (PlainLoop(ours), PlainLoop(ours, detached=True)), (v.to(device) for v in clip(frames, size))
+    loops, (x, target) = (PlainLoop(ours), PlainLoop(ours, detached=True)), (v.to(device) for v in clips(batch, frames, size))
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     alone = device == "cpu" and torch.get_num_threads() == 1
     seconds, *plain_seconds = time_best(lambda: ours.train_step(x, target, None), *(lambda l=l: l.train_step(x, target) for l in loops),
                                         repeats=repeats, turn=0, wait=wait, clock=time.process_time if alone else time.perf_counter)
-    facts = work(lambda: ours.train_step(x, target, None)) if device == "cpu" else {}
+    facts = work(lambda: ours.train_step(x, target, None))
     where = "" if device == "cpu" else f"GPU, {precision}, "
-    name, note = f"{where}training step, {frames} x {size} x {size}, batch 1", f"preset paper, adversary playing; reference: float32, contiguous, formulas as written{'; time of the processor' if alone else ''}"
+    name, note = f"{where}training step, {frames} x {size} x {size}, batch {batch}", f"preset paper, adversary playing; reference: float32, contiguous, formulas as written{'; time of the processor' if alone else ''}"
     return [row(name, seconds, plain_seconds[0], ">= 1.5", f"{note}, both losses back through one graph", **facts),
             row(f"{name}, detached", seconds, plain_seconds[1], "", f"{note}, the discriminator's loss cut off from the generator")]
 
@@ -185,11 +185,21 @@ def memory(frames, size, batch, precision, checkpointing, limit, **changes):
                f"all tensors that are alive at once, counted without computing; {rest / 1e9:.2f} GB of it between steps", peak_bytes=peak, limit_bytes=limit)
 
 
+def held(frames, size, batch, precision, checkpointing, limit, **changes):
+    "The most that the GPU's allocator holds in a real step."
+    t, (x, target) = trainer(frames, size, precision, "cuda", checkpointing=checkpointing, **changes), (v.to("cuda") for v in clips(batch, frames, size))
+    t.train_step(x, target, None)
+    torch.cuda.reset_peak_memory_stats()
+    t.train_step(x, target, None)
+    name = f"GPU, memory of a step, {frames} x {size} x {size}, batch {batch}, {precision}{', checkpointing' if checkpointing else ''}"
+    return row(name, math.nan, math.nan, f"<= {limit / 1e9:.0f} GB", "as PyTorch's allocator counts it", peak_bytes=torch.cuda.max_memory_allocated(), limit_bytes=limit)
+
+
 RESIDENT = """
 import resource, sys, time
-from benchmarks.bench_training import clip, trainer
+from benchmarks.bench_training import clips, trainer
 frames, size = map(int, sys.argv[1:])
-t, (x, target) = trainer(frames, size, checkpointing=True), clip(frames, size)
+t, (x, target) = trainer(frames, size, checkpointing=True), clips(1, frames, size)
 start = time.perf_counter()
 t.train_step(x, target, None)
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024))
@@ -206,9 +216,13 @@ def resident(frames, size):
 
 def run(frames=32, size=32, repeats=2, full=(64, 128), **changes):
     "The rows of a small clip, and the memory of a full one; smaller numbers make a quick run."
-    rows = [*steps(frames, size, repeats, **changes), *(memory(*full, *limit, **changes) for limit in LIMITS)]
-    if torch.cuda.is_available(): return rows + steps(*full, repeats, "cuda", "bfloat16")
-    return rows + [row("GPU, bfloat16, training step, {} x {} x {}, batch 1".format(*full, full[1]), math.nan, math.nan, ">= 1.5", "no GPU")]
+    return [*steps(frames, size, repeats, **changes), *(memory(*full, *limit, **changes) for limit in LIMITS)]
+
+
+def gpu(frames=64, size=128, repeats=5, **changes):
+    "The rows of a full clip on a graphics card."
+    return [*(r for precision, batch in (("bfloat16", 1), ("bfloat16", 4), ("float32", 1)) for r in steps(frames, size, repeats, "cuda", precision, batch, **changes)),
+            *(held(frames, size, *limit, **changes) for limit in LIMITS)]
 
 
 def long():

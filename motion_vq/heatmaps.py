@@ -103,30 +103,31 @@ def _draw(points, peaks, pairs, views, C, size, sigma):
     (B, F, K, _), V, D = points.shape, len(views), len(views[0])
     out = np.zeros((B, V, C, F, size if D == 3 else 1, size, max(size, BLOCK)), np.float32)
     seen = np.zeros((V, B, F, K, 3))
-    for v, axes in enumerate(views): seen[v, ..., :D] = points.numpy()[..., axes[::-1]]
-    _film(out, seen, pairs, peaks.numpy(), float(sigma))
+    for v, axes in enumerate(views): seen[v, ..., :D] = points.cpu().numpy()[..., axes[::-1]]
+    _film(out, seen, pairs, peaks.cpu().numpy(), float(sigma))
     return torch.from_numpy(np.ascontiguousarray(out[..., :size]))
 
 # %% ../nbs/04_heatmaps.ipynb #8356d8ca
-def _band(a, b, size, sigma):
-    "Of limbs with ends a, b (M, D) in image-axis order: numbers of pixels (M, ...) in the image, squared distances (infinite outside)."
-    D, device = a.shape[-1], a.device
+def _band(a, b, lines, size, sigma):
+    """Of limbs with ends a, b (M, D) in image-axis order: numbers of pixels (M, lines, ...) in the image, squared distances
+    (infinite outside). So many lines of each limb are looked at, from its first on."""
+    D, device, half = a.shape[-1], a.device, 3 * math.sqrt(2) * sigma
     nearer = (b - (size - 1) / 2).norm(dim=-1, keepdim=True) < (a - (size - 1) / 2).norm(dim=-1, keepdim=True)
     a, b = torch.where(nearer, b, a), torch.where(nearer, a, b)
     order = ((b - a).abs().argmax(-1, keepdim=True) + torch.arange(D, device=device)) % D  # the major axis first
-    a, u, stride = a.gather(1, order), (b - a).gather(1, order), size ** (D - 1 - order)
+    a, u, stride = a.gather(1, order), (b - a).gather(1, order), (size ** (D - 1 - order)).int()
     length = u.norm(dim=-1, keepdim=True)
     e = torch.where(length > 1e-9, u / length.clamp(min=1e-9), torch.eye(D, dtype=a.dtype, device=device)[0])
-    line, half = torch.arange(size, device=device), 3 * math.sqrt(2) * sigma
-    past = (line - a[:, :1]) / e[:, :1]                     # (M, size): how far along the limb a line is met
-    wide = lambda x: x.reshape(*x.shape, *[1] * (D - 1))    # (M, size or 1), with an axis for the pixels along each minor axis
-    number, inside = wide(line * stride[:, :1]), True
+    line = (a[:, :1] + u[:, :1].clamp(max=0) - 3 * sigma).ceil().clamp(0, size) + torch.arange(lines, device=device)
+    past = (line - a[:, :1]) / e[:, :1]                     # (M, lines): how far along the limb a line is met
+    wide = lambda x: x.reshape(*x.shape, *[1] * (D - 1))    # (M, lines or 1), with an axis for the pixels along each minor axis
+    number, inside = wide(line.clamp(max=size - 1).int() * stride[:, :1]), wide(line < size)
     square = along = torch.zeros((), device=device)
     for k in range(1, D):
         centre = a[:, k:k + 1] + past * e[:, k:k + 1]
         first = (centre - half).ceil()
-        step = torch.arange(math.floor(2 * half) + 1, device=device).reshape(-1, *[1] * (D - 1 - k))
-        offset, place = wide((first - centre).float()) + step, wide(first.long()) + step
+        step = torch.arange(math.floor(2 * half) + 1, device=device, dtype=torch.int32).reshape(-1, *[1] * (D - 1 - k))
+        offset, place = wide((first - centre).float()) + step, wide(first.clamp(-2.0**30, 2.0**30).int()) + step
         inside = inside & (place >= 0) & (place < size)
         number = number + place.clamp(0, size - 1) * wide(stride[:, k:k + 1])
         square, along = square + offset ** 2, along + offset * wide(e[:, k:k + 1].float())
@@ -135,22 +136,35 @@ def _band(a, b, size, sigma):
     return number, torch.where(inside, square - along ** 2 + over ** 2, math.inf)
 
 # %% ../nbs/04_heatmaps.ipynb #0a8cb98c
-def _scatter(points, peaks, pairs, views, C, size, sigma):
-    "Draw points (B, F, K, D) on any device: what `_draw` does, without a number that the host would have to wait for."
-    (B, F, _, _), V, D, device = points.shape, len(views), len(views[0]), points.device
+def _groups(ends, size, sigma):
+    "{lines: numbers of limbs} of ends (V, B, F, L, 2, D): which limbs need up to so many lines of the image."
+    longest = (ends[..., 1, :] - ends[..., 0, :]).abs().amax((0, 1, 2, 4)).tolist() if ends.numel() else ()
+    step, groups = max(8, math.ceil(size / 16)), {}
+    for l, extent in enumerate(longest):
+        need = extent + 6 * sigma + 1    # from three sigmas before one end to three sigmas past the other
+        groups.setdefault(min(size, math.ceil(need / step) * step), []).append(l)
+    return groups
+
+# %% ../nbs/04_heatmaps.ipynb #7d78e98a
+def _scatter(points, peaks, pairs, views, C, size, sigma, device):
+    "Draw points (B, F, K, D) on any device: what `_draw` does, with the work laid out by the longest limbs."
+    (B, F, _, _), V, D = points.shape, len(views), len(views[0])
+    ends = torch.stack([points[..., list(axes)] for axes in views])[:, :, :, torch.from_numpy(pairs).to(points.device)]  # (V, B, F, L, 2, D)
+    here = dict(dtype=torch.float32 if device.type == "mps" else torch.float64, device=device, non_blocking=True)
+    groups, ends, peaks = _groups(ends, size, sigma), ends.to(**here), peaks[:, :, pairs].amin(-1).to(**here).float()
     out = torch.zeros(B * V * C * F * size ** D, device=device)
-    first, second = torch.from_numpy(pairs).to(device, non_blocking=True).unbind(1)
-    peak = torch.minimum(peaks[..., first], peaks[..., second]).reshape(-1, *[1] * D).float()
-    pictures = torch.arange(B * V * C * F, device=device).reshape(B, V, C, F).transpose(2, 3)  # (B, V, F, C)
+    pictures = torch.arange(B * V * C * F, device=device).reshape(B, V, C, F).permute(1, 0, 3, 2)  # (V, B, F, C)
     at_once = 2**24 if device.type != "cpu" else 2**18  # pixels
-    n = max(1, at_once // (size * (math.floor(6 * math.sqrt(2) * sigma) + 1) ** (D - 1)))
-    for v, axes in enumerate(views):
-        ends = (points[:, :, i][..., list(axes)].reshape(-1, D) for i in (first, second))
-        start = pictures[:, v].expand(B, F, len(pairs)).reshape(-1, *[1] * D) * size ** D
-        for a, b, start_, peak_ in zip(*(x.split(n) for x in (*ends, start, peak))):
-            number, square = _band(a, b, size, sigma)
+    for lines, limbs in groups.items():
+        start = pictures.expand(V, B, F, len(pairs) if C == 1 else C)[..., limbs].flatten() * size ** D
+        peak = peaks[..., limbs].expand(V, B, F, len(limbs)).flatten()
+        parts = (*ends[..., limbs, :, :].reshape(-1, 2, D).unbind(1), start, peak)
+        n = max(1, at_once // (lines * (math.floor(6 * math.sqrt(2) * sigma) + 1) ** (D - 1)))
+        for a, b, start_, peak_ in zip(*(x.split(n) for x in parts)):
+            number, square = _band(a, b, lines, size, sigma)
             value = torch.where(square <= 9 * sigma ** 2 * (1 + 1e-6), square, math.inf).mul_(-0.5 / sigma ** 2).exp_()
-            out.scatter_reduce_(0, (number + start_).flatten(), (value * peak_).flatten(), "amax")
+            each = [len(a)] + [1] * D
+            out.scatter_reduce_(0, (number + start_.view(each)).flatten(), (value * peak_.view(each)).flatten(), "amax")
     return out
 
 # %% ../nbs/04_heatmaps.ipynb #3d82fc43
@@ -221,9 +235,8 @@ def render(
     (B, V, C), box = (math.prod(lead), len(views), 1 if combine else len(pairs)), [int(size)] * len(views[0])
     is_array = device is None and not isinstance(joints, torch.Tensor)
     device = torch.device(device or ("cpu" if is_array else joints.device))
-    here = dict(dtype=torch.float32 if device.type == "mps" else torch.float64, non_blocking=device.type != "cpu")
-    points, peaks = points.reshape(B, F, K, D).to(device, **here), peaks.reshape(B, F, K).to(device, **here)
-    maps = (_draw if device.type == "cpu" else _scatter)(points, peaks, pairs, views, C, int(size), sigma)
+    drawn = points.reshape(B, F, K, D), peaks.reshape(B, F, K), pairs, views, C, int(size), sigma
+    maps = _draw(*drawn) if device.type == "cpu" else _scatter(*drawn, device)
     maps = maps.reshape(*lead, V * C, F, *box)
     return maps.numpy() if is_array else maps
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .blocks import Refine, ResBlock, SelfAttention, Upsample, fold, norm, unfold
+from .blocks import PixelConv, Refine, ResBlock, SelfAttention, Upsample, fold, norm, unfold
 from .configuration import CHANNELS, ModelConfig, configure
 from .core import one_of
 
@@ -42,10 +42,10 @@ def end_conv(
     c_in:int,   # channels in
     c_out:int,  # channels out
     stem:int,   # side of the folded blocks
-)->nn.Conv3d:
+)->PixelConv:
     "The convolution next to the pixels: of side 3, or 1 where pixels are folded."
     side = 3 if stem == 1 else 1
-    return nn.Conv3d(c_in, c_out, side, padding=side // 2)
+    return PixelConv(c_in, c_out, side, padding=side // 2)
 
 # %% ../nbs/07_networks.ipynb #4ce780a1
 def run(
@@ -147,7 +147,7 @@ class PlainDecoder(nn.Module):
         channels = [in_channels] + [config.widths[0]] * config.halvings
         self.layers = nn.Sequential(*(layer for a, b in zip(channels, channels[1:])
                                       for layer in (nn.ConvTranspose3d(a, b, 4, stride=2, padding=1), nn.ReLU())),
-                                    nn.Conv3d(config.widths[0], CHANNELS[config.kind][1], 1))
+                                    PixelConv(config.widths[0], CHANNELS[config.kind][1], 1))
 
     def forward(self,
         z:Tensor,  # (B, in_channels, f, h, w) codes

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRAIN_PRESETS', 'MODELS', 'TrainConfig', 'train_preset', 'lr_at', 'foreground_at', 'resolve_precision', 'autocast',
-           'optimisers', 'opponent', 'Trainer', 'seconds_per_step']
+           'on_device', 'optimisers', 'opponent', 'Trainer', 'seconds_per_step']
 
 # %% ../nbs/11_trainer.ipynb #648b1c81
 import time
@@ -117,6 +117,15 @@ def autocast(
     if precision == "float32": return nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16)
 
+# %% ../nbs/11_trainer.ipynb #0ee43503
+def on_device(
+    network,     # an `nn.Module`
+    device:str,  # "cpu", "cuda", ...
+):               # the same network, moved
+    "Move a network, its weights in the order that suits the device."
+    last = torch.device(device).type == "cuda"
+    return network.to(device, memory_format=torch.channels_last_3d if last else torch.contiguous_format)
+
 # %% ../nbs/11_trainer.ipynb #650fa5cc
 MODELS = {"vqgan": VQGAN, "dvae": DVAE, "plain_dvae": PlainDVAE}
 
@@ -140,7 +149,7 @@ def opponent(
 )->tuple:                 # an `Adversary` and its AdamW, or None and None
     "The adversary of a training and its optimiser, if there is one."
     if name != "vqgan" or not config.gan_weight: return None, None
-    adversary = Adversary(model, config.gan_weight, config.gan_cap, config.matching, config.lecam).to(device)
+    adversary = on_device(Adversary(model, config.gan_weight, config.gan_cap, config.matching, config.lecam), device)
     return adversary, torch.optim.AdamW(adversary.parameters(), config.gan_lr, (0.5, 0.9), weight_decay=0.0)
 
 # %% ../nbs/11_trainer.ipynb #f477350e
@@ -171,8 +180,7 @@ class _State:
         self.name, self.config, self.device, self.step = one_of(name, MODELS, "model"), config, device, 0
         self.precision = resolve_precision(config.precision, device)
         _seed(config.seed, 0)
-        on_gpu = torch.device(device).type == "cuda"
-        self.model = MODELS[name](model).to(device, memory_format=torch.channels_last_3d if on_gpu else torch.contiguous_format)
+        self.model = on_device(MODELS[name](model), device)
         self.opt, self.muon = optimisers(self.model, config)
         self.averaged = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.average)) if config.average else None
         self.adversary, self.gan_opt = opponent(name, model, config, device)

@@ -298,7 +298,7 @@ def test_tensor_code_draws_the_same(seed, size, sigma, draw, kind, combine):
     c = rng.uniform(0, 1, (2, 2, 19))
     pairs = PANOPTIC19.limb_index if draw == "limbs" else np.stack([np.arange(19)] * 2, 1)
     C = 1 if combine else len(pairs)
-    maps = heatmaps._scatter(torch.from_numpy(joints), torch.from_numpy(c), pairs, heatmaps.VIEWS[kind], C, size, sigma).numpy()
+    maps = heatmaps._scatter(torch.from_numpy(joints), torch.from_numpy(c), pairs, heatmaps.VIEWS[kind], C, size, sigma, torch.device("cpu")).numpy()
     ours = render(joints, size, sigma, kind, draw, combine, confidence=c)
     maps, low = maps.reshape(ours.shape), math.exp(-4.5) * 1.001  # rounding may move a pixel across the cut
     both = (maps > 0) == (ours > 0)

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from motion_vq.adversary import Adversary, PatchDiscriminator
-from motion_vq.blocks import SelfAttention, fold, unfold
+from motion_vq.blocks import PixelConv, SelfAttention, _ConvToFew, _GroupNorm, fold, norm, unfold
 from motion_vq.configuration import QUANTIZER_NAMES, ModelConfig, configure
 from motion_vq.core import ConfigError
 from motion_vq.dvae import DVAE, PlainDVAE
 from motion_vq.losses import gradient_loss, reconstruction_loss, weighted_error
 from motion_vq.networks import PRESETS, preset
 from motion_vq.quantize import EMAVectorQuantizer, GumbelQuantizer, VectorQuantizer, nearest, perplexity
-from motion_vq.trainer import train_preset
+from motion_vq.trainer import Trainer, train_preset
 from motion_vq.variants import quantizer, shared
 from motion_vq.vqgan import VQGAN
 
@@ -63,7 +63,7 @@ def test_the_paper_like_dvae_is_plain_and_squares_its_errors():
     "Plain convolutions, squared error, no KL, no joints, temperature from 1 to 1/2."
     model, how = PlainDVAE(preset("plain", "2d")), train_preset("plain")
     assert {type(m) for m in (*model.encoder.modules(), *model.decoder.modules()) if not list(m.children())} == {
-        torch.nn.Conv3d, torch.nn.ConvTranspose3d, torch.nn.ReLU}
+        torch.nn.Conv3d, torch.nn.ConvTranspose3d, torch.nn.ReLU, PixelConv}
     assert (how.power, how.temporal, how.gan_weight, how.foreground, how.gradients) == (2, 0, 0, (0, 0), 0) and model.quantizer.diversity == 0
     temperatures = []
     for progress in (0, 1): model.anneal(progress); temperatures.append(model.quantizer.temperature.item())
@@ -332,3 +332,58 @@ def test_checkpointing_changes_no_bit_of_a_step():
         if not checkpointing: all_of_it = sum(kept)
     assert all(torch.equal(a, b) for a, b in zip(*grads)) and all(g is not None for g in grads[0])
     assert sum(kept) < all_of_it / 3, "what remains is what the quantiser keeps, and the layers outside of the stages"
+
+
+# ---- what a graphics card does otherwise, on the CPU and on one
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.sampled_from([8, 24, 64]), st.booleans(), st.floats(-30, 30))
+def test_group_norm_by_sums_is_group_norm(seed, batch, channels, last, offset):
+    generator = torch.Generator().manual_seed(seed)
+    random = lambda *shape: torch.randn(shape, generator=generator, dtype=torch.float64)
+    given = [random(batch, channels, 2, 3, 5) + offset, random(channels), random(channels)]
+    if last: given[0] = given[0].contiguous(memory_format=torch.channels_last_3d)
+    groups, back = norm(channels).num_groups, random(batch, channels, 2, 3, 5)
+    one, other = ([v.clone().requires_grad_() for v in given] for _ in range(2))
+    ours, theirs = _GroupNorm.apply(*one, groups, 1e-6), torch.nn.functional.group_norm(other[0], groups, *other[1:], eps=1e-6)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(torch.autograd.grad(ours, one, back), torch.autograd.grad(theirs, other, back), rtol=1e-6, atol=1e-8)
+    assert ours.stride() == one[0].stride()
+
+
+@pytest.mark.parametrize("precision, most", [(torch.float32, 2e-5), (torch.bfloat16, 0.01)])
+def test_group_norm_by_sums_loses_no_digits(precision, most):
+    "As exact as numbers of that precision can be, where the mean is ten times what the values differ by."
+    x = (torch.randn(2, 64, 8, 16, 16, generator=torch.Generator().manual_seed(0)) + 10).to(precision)
+    ours = _GroupNorm.apply(x, torch.ones(64), torch.zeros(64), 32, 1e-6)
+    exact = torch.nn.functional.group_norm(x.double(), 32, eps=1e-6)
+    assert ours.dtype == precision and (ours - exact).norm() < most * exact.norm()
+
+
+@pytest.mark.parametrize("channels, side", [(1, 3), (3, 3), (3, 1)])
+def test_the_gradient_of_few_channels_as_a_product(channels, side):
+    generator = torch.Generator().manual_seed(0)
+    given = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((2, 4, 3, 4, 5), (channels, 4, side, side, side), (channels,))]
+    given[0] = given[0].contiguous(memory_format=torch.channels_last_3d)
+    one, other = ([v.clone().requires_grad_() for v in given] for _ in range(2))
+    ours, theirs = _ConvToFew.apply(*one), torch.nn.functional.conv3d(*other, padding=side // 2)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(torch.autograd.grad(ours.pow(3).sum(), one), torch.autograd.grad(theirs.pow(3).sum(), other))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("kind", ["2d", "3d"])
+@pytest.mark.parametrize("scale, changes", [("paper", dict(widths=(8, 8, 16, 16), code_dim=8, attention=(2,))), ("smoke", {}), ("plain", {}), ("cpu", {})])
+def test_a_step_on_a_graphics_card(kind, scale, changes):
+    "The first losses of a training there are those of the CPU, and they are numbers in bfloat16 as well."
+    losses = {}
+    for device, precision in (("cpu", "float32"), ("cuda", "float32"), ("cuda", "bfloat16")):
+        model = preset(scale, kind, **(changes | dict(disc_widths=(8, 16, 16)) if scale != "plain" else {}))
+        trainer = Trainer("plain_dvae" if scale == "plain" else "vqgan", model, train_preset("smoke", precision=precision, gan_start=0.0), device)
+        x = torch.rand(2, CHANNELS[kind][0], 16, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
+        joints = 32 * torch.rand(2, 1, 16, 19, 3 if kind == "3d" else 2, generator=torch.Generator().manual_seed(1)).to(device)
+        trainer.model.load_state_dict(losses.setdefault("weights", {k: v.clone() for k, v in trainer.model.state_dict().items()}))
+        losses[device, precision] = [{k: float(v) for k, v in trainer.train_step(x, x.amax(1, keepdim=True) if kind == "2d" else x, joints).items()} for _ in range(3)]
+    first = {k: v for k, v in losses["cpu", "float32"][0].items() if k in ("rec", "joints") and scale != "plain"}
+    assert {k: v for k, v in losses["cuda", "float32"][0].items() if k in first} == pytest.approx(first, rel=1e-2)
+    assert all(np.isfinite(list(step.values())).all() for step in losses["cuda", "bfloat16"])
