@@ -124,7 +124,8 @@ def step_bytes(frames, size, batch=1, precision="float32", checkpointing=False, 
     "(at rest, at most): bytes of weights, optimisers and adversary between two steps, and of everything within a step."
     counted = patch("motion_vq.quantize.perplexity", lambda *_: torch.ones(()))  # counts codes, which needs values
     moved = patch.object(nn.Module, "to", lambda module, *_, **__: module)          # fakes cannot be moved
-    with FakeTensorMode(), counted, moved:
+    asked = patch("motion_vq.trainer.resolve_precision", lambda precision, device: precision)  # nothing is computed, so any will do
+    with FakeTensorMode(), counted, moved, asked:
         t = trainer(frames, size, precision, checkpointing=checkpointing, **changes)
         x = torch.empty(batch, 17, frames, size, size)
         target = torch.empty(batch, 1, frames, size, size)

@@ -136,9 +136,11 @@ def _band(a, b, lines, size, sigma):
     return number, torch.where(inside, square - along ** 2 + over ** 2, math.inf)
 
 # %% ../nbs/04_heatmaps.ipynb #0a8cb98c
-def _groups(ends, size, sigma):
-    "{lines: numbers of limbs} of ends (V, B, F, L, 2, D): which limbs need up to so many lines of the image."
-    longest = (ends[..., 1, :] - ends[..., 0, :]).abs().amax((0, 1, 2, 4)).tolist() if ends.numel() else ()
+def _groups(points, pairs, size, sigma):
+    "{lines: numbers of limbs} of points (B, F, K, D): which limbs need up to so many lines of the image, whatever the view."
+    if not points.numel(): return {}
+    joints = points.flatten(0, 1).unbind(1)
+    longest = torch.stack([(joints[i] - joints[j]).abs().amax() for i, j in pairs]).tolist()
     step, groups = max(8, math.ceil(size / 16)), {}
     for l, extent in enumerate(longest):
         need = extent + 6 * sigma + 1    # from three sigmas before one end to three sigmas past the other
@@ -149,9 +151,10 @@ def _groups(ends, size, sigma):
 def _scatter(points, peaks, pairs, views, C, size, sigma, device):
     "Draw points (B, F, K, D) on any device: what `_draw` does, with the work laid out by the longest limbs."
     (B, F, _, _), V, D = points.shape, len(views), len(views[0])
-    ends = torch.stack([points[..., list(axes)] for axes in views])[:, :, :, torch.from_numpy(pairs).to(points.device)]  # (V, B, F, L, 2, D)
     here = dict(dtype=torch.float32 if device.type == "mps" else torch.float64, device=device, non_blocking=True)
-    groups, ends, peaks = _groups(ends, size, sigma), ends.to(**here), peaks[:, :, pairs].amin(-1).to(**here).float()
+    groups, points, peaks, limbs = _groups(points, pairs, size, sigma), points.to(**here), peaks.to(**here), torch.from_numpy(pairs).to(device)
+    ends = torch.stack([points[..., list(axes)] for axes in views])[:, :, :, limbs]  # (V, B, F, L, 2, D)
+    peaks = peaks[:, :, limbs].amin(-1).float()
     out = torch.zeros(B * V * C * F * size ** D, device=device)
     pictures = torch.arange(B * V * C * F, device=device).reshape(B, V, C, F).permute(1, 0, 3, 2)  # (V, B, F, C)
     at_once = 2**24 if device.type != "cpu" else 2**18  # pixels

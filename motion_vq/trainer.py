@@ -103,10 +103,13 @@ def resolve_precision(
     precision:str,  # "auto", "float32" or "bfloat16"
     device:str,     # "cpu", "cuda", ...
 )->str:             # "float32" or "bfloat16"
-    "What `auto` means on this machine."
-    if one_of(precision, ("auto", "float32", "bfloat16"), "precision") != "auto": return precision
-    if torch.device(device).type == "cuda": return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if torch.device(device).type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16") else "float32"
+    "What `auto` means on this machine; bfloat16 on a processor that has no tiles for it raises a `ConfigError`."
+    one_of(precision, ("auto", "float32", "bfloat16"), "precision")
+    kind = torch.device(device).type
+    fast = torch.cuda.is_bf16_supported() if kind == "cuda" else kind == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    if precision == "bfloat16" and kind == "cpu" and not fast:
+        raise ConfigError("precision is bfloat16, and this processor has no matrix tiles (AMX): its gradients of short clips would be wrong; take float32")
+    return precision if precision != "auto" else "bfloat16" if fast else "float32"
 
 
 def autocast(
@@ -190,7 +193,9 @@ class _State:
     ):
         "What a model may want to know of the data before its first step: see `TokenModel.start`."
         _seed(self.config.seed, 0)
-        if self.model.motion: self.model.start(torch.from_numpy(clips.draw(np.random.default_rng([self.config.seed]), 8000)))
+        if self.model.motion:
+            drawn = clips.draw(np.random.default_rng([self.config.seed]), 8000)
+            self.model.start(torch.from_numpy(drawn).to(self.device))
         from_first(*self.model.state_dict().values())
 
     @property

@@ -244,3 +244,26 @@ def test_the_optimiser_is_chosen_by_name():
     sizes = [sum(p.numel() for p in opt.param_groups[0]["params"]) for opt in (both.opt, both.muon)]
     assert sum(sizes) == sum(p.numel() for p in both.model.parameters()), "each weight has one optimiser"
     with pytest.raises(ConfigError, match="optimizer.*adamw"): make(optimizer="sgd")
+
+
+def test_bfloat16_needs_hardware_for_it(monkeypatch):
+    for tiles in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda tiles=tiles: {"amx_bf16": tiles})
+        assert resolve_precision("auto", "cpu") == ("bfloat16" if tiles else "float32") and resolve_precision("float32", "cpu") == "float32"
+        if tiles: assert resolve_precision("bfloat16", "cpu") == "bfloat16"
+        else:
+            with pytest.raises(ConfigError, match="AMX.*take float32"): resolve_precision("bfloat16", "cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name, scale", [("vqgan", "cpu"), ("dvae", "cpu"), ("vqgan", "smoke"), ("plain_dvae", "plain")])
+def test_a_run_on_a_graphics_card(root, tmp_path, name, scale):
+    "It starts, is judged and saved, goes on after an end, and what it saved works on the CPU."
+    clips = load_clips(root, "3d", 16, 32)[:2]
+    run = lambda steps: train(name, preset(scale, "3d", codebook_size=16), training.configure(CONFIG, steps=steps, precision="auto"), *clips, tmp_path/str(steps), "cuda", progress=False)
+    run(4)
+    assert np.isfinite(load_checkpoint(tmp_path/"4"/"last.json")[1]["eval"]["ssim"])
+    model = load_model(tmp_path/"4"/"best.json")
+    assert next(model.parameters()).device.type == "cpu"
+    assert np.isfinite(evaluate(predictor(model), clips[1], 16).result()["ssim"])
+    run(4)    # finished: nothing is done
