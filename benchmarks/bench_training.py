@@ -215,7 +215,7 @@ def resident(frames, size):
                "one step in a process of its own, on the CPU", peak_bytes=int(peak), limit_bytes=16e9)
 
 
-def run(frames=32, size=32, repeats=2, full=(64, 128), **changes):
+def run(frames=32, size=32, repeats=5, full=(64, 128), **changes):
     "The rows of a small clip, and the memory of a full one; smaller numbers make a quick run."
     return [*steps(frames, size, repeats, **changes), *(memory(*full, *limit, **changes) for limit in LIMITS)]
 
@@ -228,4 +228,4 @@ def gpu(frames=64, size=128, repeats=5, **changes):
 
 def long():
     "What takes minutes: a larger clip, and one real step of a full one."
-    return [*steps(32, 64, 1), resident(64, 128)]
+    return [*steps(32, 64, 2), resident(64, 128)]
