@@ -57,7 +57,7 @@ def _digest(path, data):    # 32 bytes
 
 
 def _find(path):            # the arrays of a file that is whole, or None
-    try: sealed = path.read_bytes()
+    try:
+        with open(path, "rb") as file: seal, data = file.read(32), file.read()
     except OSError: return None
-    data = sealed[32:]
-    return load(data) if sealed[:32] == _digest(path, data) else None
+    return load(data) if seal == _digest(path, data) else None
