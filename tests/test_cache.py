@@ -232,3 +232,15 @@ def test_a_process_killed_before_the_rename_leaves_nothing_under_the_name(root, 
     assert [p.suffix for p in tmp_path.iterdir()] == [".part"]
     same(read_sequence(folder, tmp_path), read_sequence(folder))
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".arrays", ".part"]
+
+
+def test_the_name_does_not_depend_on_the_number_of_threads(monkeypatch):
+    pieces, names = [np.random.default_rng(0).bytes(5 * cache.LEAF + 7), b"", b"x"], set()
+    for threads in (1, 2, 3, 8):
+        monkeypatch.setattr("motion_vq.compiled.torch.get_num_threads", lambda threads=threads: threads)
+        names.add(cache._key("v", pieces))
+    assert len(names) == 1
+    for at in (0, cache.LEAF, 5 * cache.LEAF + 6):
+        other = bytearray(pieces[0]); other[at] ^= 1
+        names.add(cache._key("v", [bytes(other), *pieces[1:]]))
+    assert len(names) == 4
