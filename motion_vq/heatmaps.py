@@ -152,9 +152,10 @@ def _scatter(points, peaks, pairs, views, C, size, sigma, device):
     "Draw points (B, F, K, D) on any device: what `_draw` does, with the work laid out by the longest limbs."
     (B, F, _, _), V, D = points.shape, len(views), len(views[0])
     here = dict(dtype=torch.float32 if device.type == "mps" else torch.float64, device=device, non_blocking=True)
-    groups, points, peaks, limbs = _groups(points, pairs, size, sigma), points.to(**here), peaks.to(**here), torch.from_numpy(pairs).to(device)
-    ends = torch.stack([points[..., list(axes)] for axes in views])[:, :, :, limbs]  # (V, B, F, L, 2, D)
-    peaks = peaks[:, :, limbs].amin(-1).float()
+    groups, points, peaks = _groups(points, pairs, size, sigma), points.to(**here), peaks.to(**here)
+    both = torch.from_numpy(pairs).to(device, non_blocking=True)
+    ends = torch.stack([points[..., list(axes)] for axes in views])[:, :, :, both]  # (V, B, F, L, 2, D)
+    peaks = peaks[:, :, both].amin(-1).float()
     out = torch.zeros(B * V * C * F * size ** D, device=device)
     pictures = torch.arange(B * V * C * F, device=device).reshape(B, V, C, F).permute(1, 0, 3, 2)  # (V, B, F, C)
     at_once = 2**24 if device.type != "cpu" else 2**18  # pixels
